@@ -1,0 +1,27 @@
+// How long it takes to open a segment of 64 GiB (4 GiB on Node 20).
+import { median } from '../lib/measure.js';
+import { LENGTH, measureOpen, quartiles } from '../lib/open-figure.js';
+
+/** @type {import('../lib/context.js').Figure} */
+export default {
+  name: 'open-time',
+  title: 'time to open a segment of 64 GiB (4 GiB on Node 20); beside it mmap + UFFDIO_REGISTER in C',
+  target: { atMost: 1 },
+  async run(context) {
+    const { plain, shared, floor } = await measureOpen(context);
+    return {
+      value: median(plain.milliseconds),
+      unit: 'ms',
+      spread: quartiles(plain.milliseconds),
+      pagefault: median(plain.milliseconds),
+      floor: median(floor.milliseconds),
+      per: 'ms',
+      others: {
+        'of it V8 collecting garbage': median(plain.collecting),
+        'in the floor': median(floor.collecting),
+        'shared: true': median(shared.milliseconds),
+      },
+      note: `a segment of ${LENGTH}`,
+    };
+  },
+};

@@ -1,0 +1,219 @@
+/*
+ * The floors as a Node-API addon, so that the loop that touches pages is the same JavaScript on both sides. Nothing but conversion of
+ * arguments. Memory is handed out as an external ArrayBuffer, which close detaches before the floor unmaps it.
+ */
+#include <errno.h>
+#include <node_api.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "floor.h"
+
+enum { MAX_ARGUMENTS = 5 };
+
+static napi_value throw_errno(napi_env env, int error) {
+  napi_throw_error(env, "ERR_FLOOR", strerror(-error));
+  return NULL;
+}
+
+static void arguments(napi_env env, napi_callback_info info, napi_value *out) {
+  size_t count = MAX_ARGUMENTS;
+  napi_get_cb_info(env, info, &count, out, NULL, NULL);
+}
+
+static double number(napi_env env, napi_value value) {
+  double result = 0;
+  napi_get_value_double(env, value, &result);
+  return result;
+}
+
+static napi_value from_number(napi_env env, double value) {
+  napi_value result = NULL;
+  napi_create_double(env, value, &result);
+  return result;
+}
+
+static napi_value buffer_over(napi_env env, void *base, double len) {
+  napi_value result = NULL;
+  if (napi_create_external_arraybuffer(env, base, (size_t)len, NULL, NULL, &result) == napi_ok) return result;
+  napi_throw_error(env, "ERR_FLOOR", "The runtime refuses an external ArrayBuffer of this length.");
+  return NULL;
+}
+
+/* The numbers of a Uint32Array; 0 if it is none. */
+static size_t order_of(napi_env env, napi_value value, const uint32_t **order) {
+  napi_typedarray_type type;
+  size_t length = 0;
+  void *data = NULL;
+  if (napi_get_typedarray_info(env, value, &type, &length, &data, NULL, NULL) != napi_ok || type != napi_uint32_array) return 0;
+  *order = data;
+  return length;
+}
+
+/* sigbusOpen(byteLength, fd, batch, capacity) */
+static napi_value sigbus_open(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  arguments(env, info, argv);
+  struct floor_sigbus_options options = {
+      .len = (size_t)number(env, argv[0]),
+      .fd = (int)number(env, argv[1]),
+      .batch = (size_t)number(env, argv[2]),
+      .capacity = (size_t)number(env, argv[3]),
+      .threads = 1,
+  };
+  void *base;
+  int error = floor_sigbus_open(&options, &base);
+  return error == 0 ? buffer_over(env, base, number(env, argv[0])) : throw_errno(env, error);
+}
+
+/* mprotectOpen(byteLength, fd) */
+static napi_value mprotect_open(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  arguments(env, info, argv);
+  void *base;
+  int error = floor_mprotect_open((size_t)number(env, argv[0]), (int)number(env, argv[1]), &base);
+  return error == 0 ? buffer_over(env, base, number(env, argv[0])) : throw_errno(env, error);
+}
+
+/* threadOpen(byteLength) */
+static napi_value thread_open(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  arguments(env, info, argv);
+  void *base;
+  int error = floor_thread_open((size_t)number(env, argv[0]), &base);
+  return error == 0 ? buffer_over(env, base, number(env, argv[0])) : throw_errno(env, error);
+}
+
+/* mmapOpen(byteLength, fd) */
+static napi_value mmap_open(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  arguments(env, info, argv);
+  void *base;
+  int error = floor_mmap_open((int)number(env, argv[1]), (size_t)number(env, argv[0]), &base);
+  return error == 0 ? buffer_over(env, base, number(env, argv[0])) : throw_errno(env, error);
+}
+
+static napi_value detach_and(napi_env env, napi_callback_info info, int (*close_floor)(void)) {
+  napi_value argv[MAX_ARGUMENTS];
+  arguments(env, info, argv);
+  napi_detach_arraybuffer(env, argv[0]);
+  int error = close_floor();
+  return error == 0 ? NULL : throw_errno(env, error);
+}
+
+static napi_value sigbus_close(napi_env env, napi_callback_info info) { return detach_and(env, info, floor_sigbus_close); }
+
+static napi_value mprotect_close(napi_env env, napi_callback_info info) { return detach_and(env, info, floor_mprotect_close); }
+
+static napi_value thread_close(napi_env env, napi_callback_info info) { return detach_and(env, info, floor_thread_close); }
+
+static napi_value mmap_close(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  void *base = NULL;
+  size_t len = 0;
+  arguments(env, info, argv);
+  napi_get_arraybuffer_info(env, argv[0], &base, &len);
+  napi_detach_arraybuffer(env, argv[0]);
+  return munmap(base, len) == 0 ? NULL : throw_errno(env, -errno);
+}
+
+/* drop(buffer): every page is missing again */
+static napi_value drop(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  void *base = NULL;
+  size_t len = 0;
+  arguments(env, info, argv);
+  napi_get_arraybuffer_info(env, argv[0], &base, &len);
+  return madvise(base, len, MADV_DONTNEED) == 0 ? NULL : throw_errno(env, -errno);
+}
+
+/* sigbusScale(byteLength, fd, order, threads, sumOut: Uint32Array): nanoseconds */
+static napi_value sigbus_scale(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  arguments(env, info, argv);
+  const uint32_t *order = NULL;
+  const uint32_t *sum_out = NULL;
+  size_t count = order_of(env, argv[2], &order);
+  if (count == 0 || order_of(env, argv[4], &sum_out) == 0) return throw_errno(env, -EINVAL);
+  uint64_t ns = 0;
+  uint32_t sum = 0;
+  int error = floor_sigbus_scale((size_t)number(env, argv[0]), (int)number(env, argv[1]), order, count, (size_t)number(env, argv[3]), &ns, &sum);
+  if (error != 0) return throw_errno(env, error);
+  memcpy((void *)(uintptr_t)sum_out, &sum, sizeof sum);
+  return from_number(env, (double)ns);
+}
+
+/* touch(buffer, order): the sum, from a loop in C */
+static napi_value touch(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  arguments(env, info, argv);
+  void *base = NULL;
+  size_t len = 0;
+  const uint32_t *order = NULL;
+  napi_get_arraybuffer_info(env, argv[0], &base, &len);
+  size_t count = order_of(env, argv[1], &order);
+  return from_number(env, (double)floor_touch(base, order, count, floor_page_size()));
+}
+
+static napi_value thread_cpu_ns(napi_env env, napi_callback_info info) {
+  (void)info;
+  return from_number(env, (double)floor_thread_cpu_ns());
+}
+
+static napi_value page_size(napi_env env, napi_callback_info info) {
+  (void)info;
+  return from_number(env, (double)floor_page_size());
+}
+
+/* cpus(): the numbers of the CPUs that the process had at first */
+static napi_value cpus(napi_env env, napi_callback_info info) {
+  (void)info;
+  int list[64];
+  int count = floor_cpus(list, 64);
+  napi_value result;
+  napi_create_array(env, &result);
+  for (int i = 0; i < count; i++) napi_set_element(env, result, (uint32_t)i, from_number(env, list[i]));
+  return result;
+}
+
+static napi_value pin_thread(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  arguments(env, info, argv);
+  int error = floor_pin_thread((int)number(env, argv[0]));
+  return error == 0 ? NULL : throw_errno(env, error);
+}
+
+static napi_value pin_process(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  arguments(env, info, argv);
+  int error = floor_pin_process((int)number(env, argv[0]));
+  return error == 0 ? NULL : throw_errno(env, error);
+}
+
+static napi_value unpin_process(napi_env env, napi_callback_info info) {
+  (void)info;
+  int error = floor_unpin_process();
+  return error == 0 ? NULL : throw_errno(env, error);
+}
+
+NAPI_MODULE_INIT() {
+  static const struct {
+    const char *name;
+    napi_callback function;
+  } functions[] = {
+      {"sigbusOpen", sigbus_open},     {"sigbusClose", sigbus_close},     {"sigbusScale", sigbus_scale},
+      {"mprotectOpen", mprotect_open}, {"mprotectClose", mprotect_close}, {"threadOpen", thread_open},
+      {"threadClose", thread_close},   {"mmapOpen", mmap_open},           {"mmapClose", mmap_close},
+      {"touch", touch},                {"threadCpuNs", thread_cpu_ns},    {"pageSize", page_size},
+      {"cpus", cpus},                  {"pinThread", pin_thread},         {"pinProcess", pin_process},
+      {"unpinProcess", unpin_process}, {"drop", drop},
+  };
+  floor_affinity_remember();
+  for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
+    napi_value function;
+    if (napi_create_function(env, functions[i].name, NAPI_AUTO_LENGTH, functions[i].function, NULL, &function) != napi_ok) return NULL;
+    napi_set_named_property(env, exports, functions[i].name, function);
+  }
+  return exports;
+}

@@ -1,0 +1,69 @@
+/*
+ * The floors of the benchmark: what one good C programmer gets who writes a pager for one purpose, with one region, one file and
+ * no way to say no. Nothing here is shared with the engine in native/, so that a mistake there cannot slow both sides down.
+ *
+ * Each floor keeps its one region in file-scope variables: opening a second one before the first is closed is refused with
+ * -EBUSY. Open and close run on one thread while no other touches the region. Functions return 0 or -errno; on failure nothing
+ * stays open. A fault that cannot be served ends the process: a benchmark that reads zeroes measures nothing.
+ */
+#ifndef FLOOR_H
+#define FLOOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdnoreturn.h>
+
+/* --- common.c --- */
+
+size_t floor_page_size(void);
+/* Writes the sentence to stderr and ends the process; for signal handlers. */
+noreturn void floor_die(const char *sentence);
+uint64_t floor_now_ns(void);
+/* CPU time of the calling thread. */
+uint64_t floor_thread_cpu_ns(void);
+/* Opens a user-mode-only userfaultfd with the features asked and registers [base, base + len) for missing pages. */
+int floor_uffd_open(void *base, size_t len, uint64_t features, int *uffd);
+/* Touches one byte of each page listed, in order, and sums the bytes: the loop that JavaScript runs, in C. */
+uint32_t floor_touch(const uint8_t *base, const uint32_t *order, size_t count, size_t page_size);
+
+/* Pins the calling thread, or every thread of the process, to one CPU. Threads made later inherit it. */
+int floor_pin_thread(int cpu);
+int floor_pin_process(int cpu);
+/* Gives every thread the CPUs that the process had when the addon was loaded. */
+int floor_unpin_process(void);
+void floor_affinity_remember(void);
+/* Writes the CPUs that the process had at first into cpus; returns how many there are. */
+int floor_cpus(int *cpus, int max);
+
+/* Kernel mmap of len bytes of a file, read-only: what a user would do without us. */
+int floor_mmap_open(int fd, size_t len, void **base);
+
+/* --- sigbus.c: userfaultfd with SIGBUS, handled by the faulting thread --- */
+
+struct floor_sigbus_options {
+  size_t len;
+  int fd;            /* the file that holds the pages, or -1 if none will be touched */
+  size_t batch;      /* pages read and opened by each fault; len is a multiple of it */
+  size_t capacity;   /* pages that may be present at once, oldest dropped first; 0 for no limit */
+  size_t threads;    /* 1 or 2; with 2, each half of the region is touched by one thread only */
+};
+int floor_sigbus_open(const struct floor_sigbus_options *options, void **base);
+int floor_sigbus_close(void);
+/*
+ * Opens a region and touches the pages in order from `threads` C threads pinned to different CPUs: all from one, or the first half
+ * of the list from one and the rest from the other, which must lie in the region's first and second half.
+ */
+int floor_sigbus_scale(size_t len, int fd, const uint32_t *order, size_t count, size_t threads, uint64_t *ns, uint32_t *sum);
+
+/* --- mprotect.c: SIGSEGV, fill through another mapping, mprotect --- */
+
+int floor_mprotect_open(size_t len, int fd, void **base);
+int floor_mprotect_close(void);
+
+/* --- thread.c: userfaultfd read by a thread that fills each page with one byte --- */
+
+/* Each page is filled with the low byte of its number. The thread has the affinity of the caller. */
+int floor_thread_open(size_t len, void **base);
+int floor_thread_close(void);
+
+#endif

@@ -1,0 +1,52 @@
+// How much memory the process has, from /proc. A full collection first, so that garbage of JavaScript does not count.
+import { readFileSync } from 'node:fs';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+
+setFlagsFromString('--expose-gc');
+/** @type {() => void} */
+const collect = runInNewContext('gc');
+
+/**
+ * @param {string} text
+ * @param {string} field
+ */
+function kibibytes(text, field) {
+  const match = new RegExp(`^${field}:\\s*(\\d+) kB$`, 'm').exec(text);
+  return Number(match?.[1] ?? 0) * 1024;
+}
+
+/** Bytes of resident memory and of page tables. */
+export function memory() {
+  collect();
+  collect();
+  const status = readFileSync('/proc/self/status', 'latin1');
+  // The counters of `status` may lag by some pages per thread on older kernels; the roll-up walks the page tables.
+  let resident;
+  try {
+    resident = kibibytes(readFileSync('/proc/self/smaps_rollup', 'latin1'), 'Rss');
+  } catch {
+    resident = kibibytes(status, 'VmRSS');
+  }
+  return { resident, pageTables: kibibytes(status, 'VmPTE') };
+}
+
+/**
+ * Resident bytes of the kernel mappings that begin inside [address, address + byteLength).
+ * @param {bigint} address
+ * @param {number} byteLength
+ */
+export function residentWithin(address, byteLength) {
+  let inside = false;
+  let total = 0;
+  for (const line of readFileSync('/proc/self/smaps', 'latin1').split('\n')) {
+    const head = /^([0-9a-f]+)-[0-9a-f]+ /.exec(line);
+    if (head) {
+      const begin = BigInt(`0x${head[1]}`);
+      inside = begin >= address && begin < address + BigInt(byteLength);
+    } else if (inside && line.startsWith('Rss:')) {
+      total += kibibytes(line, 'Rss');
+    }
+  }
+  return total;
+}

@@ -1,0 +1,76 @@
+// Opening the largest segment: the time of `map()` and the memory it costs, page tables included, against mmap and UFFDIO_REGISTER in C.
+// Every external ArrayBuffer of such a length makes V8 collect garbage before it is handed out, the floor's too; how long that took is
+// reported apart. A SharedArrayBuffer is not counted that way.
+import { openSync } from 'node:fs';
+import { PerformanceObserver } from 'node:perf_hooks';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { floor } from '../floor/index.js';
+import { quantile } from './measure.js';
+import { memory } from './memory.js';
+
+/** Node 20 caps a buffer at 4 GiB. */
+export const LARGEST = Number(process.versions.node.split('.')[0]) < 22 ? 2 ** 32 : 2 ** 36;
+export const LENGTH = `${LARGEST / 2 ** 30} GiB`;
+
+/** What one way of opening cost, round by round. */
+class Costs {
+  milliseconds = /** @type {number[]} */ ([]);
+  collecting = /** @type {number[]} */ ([]);
+  bytes = /** @type {number[]} */ ([]);
+}
+
+/**
+ * @param {import('./context.js').Context} context
+ */
+export async function measureOpen({ map, stores, rounds }) {
+  const zero = openSync('/dev/zero', 'r');
+  const store = stores.zero(LARGEST);
+  /** @type {PerformanceEntry[]} */
+  const collections = [];
+  new PerformanceObserver((list) => collections.push(...list.getEntries())).observe({ entryTypes: ['gc'] });
+
+  /**
+   * @template T
+   * @param {Costs} costs
+   * @param {() => T | Promise<T>} open
+   * @param {(opened: T) => unknown} close
+   */
+  const once = async (costs, open, close) => {
+    const before = memory();
+    const begin = performance.now();
+    const opened = await open();
+    const end = performance.now();
+    const after = memory();
+    await close(opened);
+    await sleep(1); // the observer reports on a later turn
+    costs.milliseconds.push(end - begin);
+    costs.bytes.push(after.resident + after.pageTables - before.resident - before.pageTables);
+    const inside = collections.filter(({ startTime }) => startTime >= begin && startTime < end);
+    costs.collecting.push(inside.reduce((total, { duration }) => total + duration, 0));
+    collections.length = 0;
+  };
+
+  const all = { plain: new Costs(), shared: new Costs(), floor: new Costs() };
+  for (let round = -2; round < rounds; round++) {
+    // The first rounds also pay for what is there once per process.
+    if (round === 0) Object.assign(all, { plain: new Costs(), shared: new Costs(), floor: new Costs() });
+    await once(
+      all.plain,
+      () => map(store, { backend: 'signal' }),
+      (segment) => segment.close(),
+    );
+    await once(
+      all.shared,
+      () => map(store, { backend: 'signal', shared: true }),
+      (segment) => segment.close(),
+    );
+    await once(all.floor, () => floor.sigbusOpen(LARGEST, zero, 1, 0), floor.sigbusClose);
+  }
+  return all;
+}
+
+/**
+ * @param {readonly number[]} values
+ * @returns {[number, number]}
+ */
+export const quartiles = (values) => [quantile(values, 0.25), quantile(values, 0.75)];
