@@ -27,7 +27,10 @@ Examples:
 
 const TIMEOUT_MS = 180_000;
 
-/** @param {string} sentence */
+/**
+ * @param {string} sentence
+ * @returns {never}
+ */
 function usage(sentence) {
   process.stderr.write(`bench: ${sentence}\n\n${HELP}`);
   process.exit(2);

@@ -25,7 +25,7 @@ class Costs {
 export async function measureOpen({ map, stores, rounds }) {
   const zero = openSync('/dev/zero', 'r');
   const store = stores.zero(LARGEST);
-  /** @type {PerformanceEntry[]} */
+  /** @type {import('node:perf_hooks').PerformanceEntry[]} */
   const collections = [];
   new PerformanceObserver((list) => collections.push(...list.getEntries())).observe({ entryTypes: ['gc'] });
 
