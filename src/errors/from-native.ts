@@ -1,0 +1,83 @@
+/** Turns what the C core throws and reports into the public classes. Any thread. */
+
+import { getSystemErrorMap } from 'node:util';
+import type { NativeFailure } from '../native/binding.js';
+import { deserializeCause } from './cause.js';
+import { ClosedError } from './closed-error.js';
+import type { PageErrorCode, PagefaultErrorCode } from './codes.js';
+import { PageError } from './page-error.js';
+import { PagefaultError } from './pagefault-error.js';
+import { StaleHandleError } from './stale-handle-error.js';
+import { SystemError } from './system-error.js';
+import { UnsupportedError } from './unsupported-error.js';
+
+/** The segment that an error is about, as far as it is known. */
+export interface Where {
+  name: string;
+  pageSize: number;
+}
+
+/** 'EIO' and 'i/o error' for 5; a number that the system does not know is told as it is. */
+export function errnoNames(errno: number): { code: string; description: string } {
+  const [code, description] = getSystemErrorMap().get(-errno) ?? [`errno ${errno}`, 'unknown error'];
+  return { code, description };
+}
+
+/** An error as Node's own `fs` makes it, for an errno that the core reports. */
+export function errnoError(errno: number, syscall: string): Error {
+  const { code, description } = errnoNames(errno);
+  return Object.assign(new Error(`${code}: ${description}, ${syscall}`), { code, errno: -errno, syscall });
+}
+
+/** The error that stands for a page that could not be had. */
+export function toPageError(failure: NativeFailure, where: Where | undefined): PagefaultError {
+  const name = where?.name ?? 'unknown';
+  if (failure.code === 'ERR_PAGEFAULT_CLOSED') return new ClosedError(name);
+  const cause = deserializeCause(failure.cause) ?? (failure.errno > 0 ? errnoError(failure.errno, 'read') : undefined);
+  const place = where === undefined ? '' : `page at offset ${failure.offset} of segment "${name}": `;
+  return new PageError(failure.code as PageErrorCode, `${place}${failure.message}`, {
+    cause,
+    segment: where?.name,
+    offset: failure.offset,
+    page: where === undefined ? undefined : Math.floor(failure.offset / where.pageSize),
+    errno: failure.errno > 0 ? failure.errno : undefined,
+  });
+}
+
+interface NativeError extends Error {
+  code?: string;
+  errno?: number;
+  syscall?: string;
+  failure?: NativeFailure;
+}
+
+/** The public form of an error that the core threw. Anything else comes back as it is. */
+export function fromNative(error: unknown, where?: Where): unknown {
+  if (!(error instanceof Error) || error instanceof PagefaultError) return error;
+  const { code, errno, syscall, failure, message } = error as NativeError;
+  if (failure !== undefined) return toPageError(failure, where);
+  const name = where?.name ?? 'unknown';
+  switch (code) {
+    case 'ERR_PAGEFAULT_CLOSED':
+      return new ClosedError(name);
+    case 'ERR_PAGEFAULT_STALE_HANDLE':
+      return new StaleHandleError(name);
+    case 'ERR_PAGEFAULT_UNSUPPORTED':
+      return new UnsupportedError(message);
+    case 'ERR_PAGEFAULT_SYSTEM':
+    case 'ERR_PAGEFAULT_NO_MEMORY':
+      return new SystemError(code, message, { segment: where?.name, errno, syscall });
+    default:
+      if (code?.startsWith('ERR_PAGEFAULT_') !== true) return error;
+      return new PagefaultError(code as PagefaultErrorCode, message, { segment: where?.name, errno, syscall });
+  }
+}
+
+/** Runs a call into the core and throws the public form of what it throws. */
+export function guarded<R>(where: Where | undefined, call: () => R): R {
+  try {
+    return call();
+  } catch (error) {
+    throw fromNative(error, where);
+  }
+}

@@ -1,0 +1,10 @@
+/** The errors of this library. */
+
+export { ClosedError } from './closed-error.js';
+export type { ArgumentErrorCode, PageErrorCode, PagefaultErrorCode } from './codes.js';
+export { PageError } from './page-error.js';
+export { PagefaultError, type PagefaultErrorDetails } from './pagefault-error.js';
+export { StaleHandleError } from './stale-handle-error.js';
+export { StoreError, type StoreErrorCode } from './store-error.js';
+export { SystemError } from './system-error.js';
+export { UnsupportedError } from './unsupported-error.js';
