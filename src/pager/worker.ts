@@ -1,0 +1,57 @@
+/**
+ * The pager's Worker: opens and closes stores when the thread that maps asks for it, and serves their faults. Nothing
+ * here awaits process.stdout, which the main thread pumps, because the main thread may be the one that is stopped.
+ */
+
+import { stat } from 'node:fs/promises';
+import { parentPort } from 'node:worker_threads';
+import { serializeCause } from '../errors/cause.js';
+import { StoreError } from '../errors/store-error.js';
+import { native } from '../native/load.js';
+import type { FromWorker, ToWorker } from './protocol.js';
+import { PagerServer } from './server.js';
+import { openStore } from './store-module.js';
+
+const port = parentPort;
+if (port === null) throw new Error('pager/worker.js is started by pager/host.js');
+
+function post(message: FromWorker): void {
+  port?.postMessage(message);
+}
+
+function refuse(request: number, error: unknown, code: StoreError['code']): void {
+  const sentence = error instanceof Error ? error.message : String(error);
+  const ours = error instanceof StoreError;
+  const cause = serializeCause(ours ? error.cause : error);
+  post({ type: 'refused', request, code: ours ? error.code : code, message: sentence, cause });
+}
+
+const server = new PagerServer(native());
+
+async function open(message: ToWorker & { type: 'open' }): Promise<void> {
+  const store = await openStore(message.moduleUrl, message.options);
+  const { number, byteLength } = server.add(store, message.part);
+  post({ type: 'opened', request: message.request, store: number, byteLength, pageSize: store.pageSize });
+}
+
+async function close(message: ToWorker & { type: 'close' }): Promise<void> {
+  await server.remove(message.store);
+  post({ type: 'closed', request: message.request });
+}
+
+port.on('message', (message: ToWorker) => {
+  const done = message.type === 'open' ? open(message) : close(message);
+  done.catch((error: unknown) => {
+    refuse(message.request, error, message.type === 'open' ? 'ERR_PAGEFAULT_STORE_OPEN' : 'ERR_PAGEFAULT_STORE_CLOSE');
+  });
+});
+
+// Told from in here, because the thread that maps may be stopped and hear nothing of this Worker's end.
+process.on('uncaughtExceptionMonitor', (error: unknown) => {
+  server.stop(`the store's Worker ended with an uncaught exception: ${error instanceof Error ? error.message : error}`);
+});
+process.on('exit', (code) => server.stop(`the store's Worker exited with code ${code}`));
+
+// Starts libuv's threads now: the core may keep this thread on one CPU while it serves, and threads inherit that.
+await stat('.').catch(() => {});
+post({ type: 'ready', pager: server.start() });
