@@ -1,0 +1,35 @@
+/**
+ * Shared memory on runtimes that cannot make a SharedArrayBuffer over the core's memory (Node.js 20, early 22 and 24):
+ * that of a shared WebAssembly.Memory, which the core pages in place. Any thread.
+ */
+
+import { SystemError } from '../errors/system-error.js';
+
+interface WasmMemory {
+  readonly buffer: SharedArrayBuffer;
+}
+
+/** The part of the global that is used here; the types of Node.js 20 do not have it. */
+declare const WebAssembly: {
+  Memory: new (descriptor: { initial: number; maximum: number; shared: true }) => WasmMemory;
+};
+
+const WASM_PAGE = 65_536;
+
+/** V8 unmaps a WebAssembly.Memory that is collected, and its range stays registered, so none of these ever is. */
+const kept = new Set<WasmMemory>();
+
+/** A buffer of at least `byteLength` bytes, whole pages of both kinds. It is never given back. */
+export function wasmBuffer(byteLength: number, pageSize: number): SharedArrayBuffer {
+  const grain = Math.max(WASM_PAGE, pageSize);
+  const pages = (Math.ceil(byteLength / grain) * grain) / WASM_PAGE;
+  try {
+    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+    kept.add(memory);
+    return memory.buffer;
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    const sentence = `there is no address space for a shared buffer of ${byteLength} bytes: ${reason}`;
+    throw new SystemError('ERR_PAGEFAULT_NO_MEMORY', sentence, { cause: error });
+  }
+}
