@@ -1,0 +1,71 @@
+#!/usr/bin/env node
+/** The command `pagefault`: finds the command, parses its arguments, runs it, sets the exit code. Main thread. */
+import { readFileSync } from 'node:fs';
+import { nearest } from '../options/keys.js';
+import { type Command, parseCommand } from './command.js';
+import { doctor } from './doctor.js';
+import { EXIT, type ExitCode, usageError } from './exit.js';
+import { commandHelp, generalHelp } from './help.js';
+import { mapFile } from './map-file.js';
+import { Output } from './output.js';
+
+const COMMANDS: readonly Command[] = [doctor, mapFile];
+
+function version(): string {
+  const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(manifest) as { version: string }).version;
+}
+
+function print(text: string): ExitCode {
+  process.stdout.write(`${text}\n`);
+  return EXIT.ok;
+}
+
+function findCommand(name: string): Command {
+  const found = COMMANDS.find((command) => command.name === name);
+  if (found !== undefined) return found;
+  const names = COMMANDS.map((command) => command.name);
+  const meant = nearest(name, [...names, '--help', '--version']);
+  const hint =
+    meant === undefined ? `Commands are ${names.join(' and ')}; see pagefault --help.` : `Did you mean ${meant}?`;
+  throw usageError(name.startsWith('-') ? `there is no option ${name}` : `there is no command '${name}'`, hint);
+}
+
+async function dispatch(argv: readonly string[], output: Output, signal: AbortSignal): Promise<ExitCode> {
+  const [name, ...rest] = argv;
+  if (name === undefined) {
+    process.stderr.write(`${generalHelp(COMMANDS)}\n`);
+    return EXIT.usage;
+  }
+  if (name === '--help' || name === '-h' || (name === 'help' && rest.length === 0)) return print(generalHelp(COMMANDS));
+  if (name === '--version' || name === '-v') return print(version());
+  if (name === 'help') return print(commandHelp(findCommand(rest[0] ?? '')));
+  const command = findCommand(name);
+  const args = parseCommand(command, rest);
+  if (args.flag('help')) return print(commandHelp(command));
+  return await command.run(args, output, signal);
+}
+
+/** What asks for JSON or silence must hold also for an error in the rest of the line. */
+function outputFor(argv: readonly string[]): Output {
+  const given = argv.includes('--') ? argv.slice(0, argv.indexOf('--')) : argv;
+  return new Output({ json: given.includes('--json'), quiet: given.includes('--quiet') || given.includes('-q') });
+}
+
+async function main(): Promise<void> {
+  const argv = process.argv.slice(2);
+  const output = outputFor(argv);
+  const interrupted = new AbortController();
+  process.once('SIGINT', () => interrupted.abort());
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    // The reader has seen enough (`pagefault map … | head`).
+    process.exit(error.code === 'EPIPE' ? EXIT.ok : EXIT.failure);
+  });
+  try {
+    process.exitCode = await dispatch(argv, output, interrupted.signal);
+  } catch (error) {
+    process.exitCode = output.error(error);
+  }
+}
+
+await main();

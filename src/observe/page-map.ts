@@ -1,0 +1,117 @@
+/**
+ * A picture of the pages of a segment for the terminal. Each cell stands for a run of neighbouring pages: its shade says
+ * how many of them are in memory, a letter that at least one of them is failed, pinned or staged. States are read in
+ * blocks, so that the map of millions of pages needs no copy of all their states.
+ */
+import { PAGE_PINNED, PAGE_STATE } from '../native/binding.js';
+import { formatBytes, formatCount, formatQuantity } from './format.js';
+import { plainTerminal, type Style, type Terminal } from './terminal.js';
+
+/** Where states come from: `Segment` has this shape. One byte a page, as in `PAGE_STATE` and `PAGE_PINNED`. */
+export interface PageSource {
+  readonly byteLength: number;
+  readonly pageSize: number;
+  /** The states of `count` pages from `first` on. */
+  pages(first: number, count: number): Uint8Array;
+}
+
+/** How many of the pages of a cell, or of a segment, are in which state. */
+export interface PageCounts {
+  pages: number;
+  present: number;
+  staged: number;
+  failed: number;
+  pinned: number;
+}
+
+const BLOCK = 65_536;
+const STATE_MASK = 0x07;
+const ROWS = 8;
+const LABEL_WIDTH = 9;
+const SHADES = { unicode: ['·', '░', '▒', '▓', '█'], ascii: ['.', ':', '-', '+', '#'] } as const;
+
+/** Counts the pages of each of `cells` equal runs; fewer when there are fewer pages. */
+export function countPages(source: PageSource, cells: number): PageCounts[] {
+  const pageCount = Math.ceil(source.byteLength / source.pageSize);
+  const used = Math.max(1, Math.min(cells, pageCount));
+  const counts = Array.from({ length: used }, emptyCounts);
+  for (let first = 0; first < pageCount; first += BLOCK) {
+    const states = source.pages(first, Math.min(BLOCK, pageCount - first));
+    for (const [i, state] of states.entries()) {
+      const cell = counts[Math.floor(((first + i) * used) / pageCount)];
+      if (cell !== undefined) count(cell, state);
+    }
+  }
+  return counts;
+}
+
+/** The map in at most `rows` lines with the offset of each line in front, then a legend. */
+export function renderPageMap(source: PageSource, terminal: Terminal = plainTerminal(), rows: number = ROWS): string[] {
+  const width = Math.max(8, terminal.columns - LABEL_WIDTH - 1);
+  const counts = countPages(source, width * rows);
+  const lines: string[] = [];
+  for (let first = 0; first < counts.length; first += width) {
+    const offset = Math.floor((first / counts.length) * source.byteLength);
+    const cells = counts.slice(first, first + width).map((cell) => drawCell(cell, terminal));
+    lines.push(`${formatBytes(offset).padStart(LABEL_WIDTH)} ${cells.join('')}`);
+  }
+  const total = counts.reduce(addCounts, emptyCounts());
+  const perCell = Math.max(1, Math.round(total.pages / counts.length));
+  lines.push(...legend(total, perCell, source.pageSize, terminal));
+  return lines;
+}
+
+function emptyCounts(): PageCounts {
+  return { pages: 0, present: 0, staged: 0, failed: 0, pinned: 0 };
+}
+
+function addCounts(sum: PageCounts, cell: PageCounts): PageCounts {
+  sum.pages += cell.pages;
+  sum.present += cell.present;
+  sum.staged += cell.staged;
+  sum.failed += cell.failed;
+  sum.pinned += cell.pinned;
+  return sum;
+}
+
+function count(cell: PageCounts, state: number): void {
+  cell.pages++;
+  if ((state & PAGE_PINNED) !== 0) cell.pinned++;
+  const kind = state & STATE_MASK;
+  if (kind === PAGE_STATE.present) cell.present++;
+  else if (kind === PAGE_STATE.failed) cell.failed++;
+  else if (kind === PAGE_STATE.staged || kind === PAGE_STATE.evicting) cell.staged++;
+}
+
+/** What matters most wins: failed, pinned, staged, then how much is present. */
+function drawCell(cell: PageCounts, terminal: Terminal): string {
+  if (cell.failed > 0) return terminal.paint('red', 'x');
+  if (cell.pinned > 0) return terminal.paint('magenta', 'P');
+  if (cell.staged > 0) return terminal.paint('yellow', 's');
+  return shade(cell.present / Math.max(1, cell.pages), terminal);
+}
+
+/** Only an empty cell looks empty and only a full one looks full. */
+function shade(share: number, terminal: Terminal): string {
+  const shades = terminal.unicode ? SHADES.unicode : SHADES.ascii;
+  const last = shades.length - 1;
+  const level = share <= 0 ? 0 : share >= 1 ? last : 1 + Math.floor(share * (last - 1));
+  return terminal.paint(level === 0 ? 'gray' : 'green', shades[level] ?? '');
+}
+
+function legend(total: PageCounts, perCell: number, pageSize: number, terminal: Terminal): string[] {
+  const shades = terminal.unicode ? SHADES.unicode : SHADES.ascii;
+  const absent = total.pages - total.present - total.staged - total.failed;
+  const entry = (style: Style, sign: string, amount: number, what: string): string =>
+    `${terminal.paint(style, sign)} ${formatCount(amount)} ${what}`;
+  const entries = [
+    entry('gray', shades[0], absent, 'absent'),
+    entry('green', shades.slice(1).join(''), total.present, 'in memory'),
+  ];
+  if (total.staged > 0) entries.push(entry('yellow', 's', total.staged, 'staged'));
+  if (total.pinned > 0) entries.push(entry('magenta', 'P', total.pinned, 'pinned'));
+  if (total.failed > 0) entries.push(entry('red', 'x', total.failed, 'failed'));
+  const indent = ' '.repeat(LABEL_WIDTH + 1);
+  const unit = `one cell is about ${formatQuantity(perCell, 'page')} of ${formatBytes(pageSize)}`;
+  return [`${indent}${entries.join('   ')}`, `${indent}${terminal.paint('dim', unit)}`];
+}
