@@ -11,7 +11,9 @@ const pages = viewCount * pagesPerView;
 const bytes = new Uint8Array(new SharedArrayBuffer(pages * PAGE));
 for (let page = 0; page < pages; page++) bytes[page * PAGE] = page & 255;
 
+/** @type {import('pagefault').Segment[]} */
 const segments = [];
+/** @type {Uint8Array[]} */
 const views = [];
 const each = bytes.length / segmentCount;
 const begin = performance.now();
