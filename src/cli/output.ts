@@ -59,7 +59,8 @@ function sentences(error: unknown, terminal: Terminal): string[] {
   const lines = [`${terminal.paint('red', 'pagefault:')} ${messageOf(error)}`];
   let cause = error instanceof Error ? error.cause : undefined;
   while (cause !== undefined) {
-    lines.push(`  because: ${messageOf(cause)}`);
+    const message = messageOf(cause);
+    if (!lines.at(-1)?.includes(message)) lines.push(`  because: ${message}`);
     cause = cause instanceof Error ? cause.cause : undefined;
   }
   if (error instanceof CliError && error.hint !== undefined) lines.push(`  ${error.hint}`);

@@ -99,11 +99,20 @@ function shade(share: number, terminal: Terminal): string {
   return terminal.paint(level === 0 ? 'gray' : 'green', shades[level] ?? '');
 }
 
+interface LegendEntry {
+  style: Style;
+  sign: string;
+  text: string;
+}
+
 function legend(total: PageCounts, perCell: number, pageSize: number, terminal: Terminal): string[] {
   const shades = terminal.unicode ? SHADES.unicode : SHADES.ascii;
   const absent = total.pages - total.present - total.staged - total.failed;
-  const entry = (style: Style, sign: string, amount: number, what: string): string =>
-    `${terminal.paint(style, sign)} ${formatCount(amount)} ${what}`;
+  const entry = (style: Style, sign: string, amount: number, what: string): LegendEntry => ({
+    style,
+    sign,
+    text: `${formatCount(amount)} ${what}`,
+  });
   const entries = [
     entry('gray', shades[0], absent, 'absent'),
     entry('green', shades.slice(1).join(''), total.present, 'in memory'),
@@ -111,7 +120,26 @@ function legend(total: PageCounts, perCell: number, pageSize: number, terminal: 
   if (total.staged > 0) entries.push(entry('yellow', 's', total.staged, 'staged'));
   if (total.pinned > 0) entries.push(entry('magenta', 'P', total.pinned, 'pinned'));
   if (total.failed > 0) entries.push(entry('red', 'x', total.failed, 'failed'));
-  const indent = ' '.repeat(LABEL_WIDTH + 1);
-  const unit = `one cell is about ${formatQuantity(perCell, 'page')} of ${formatBytes(pageSize)}`;
-  return [`${indent}${entries.join('   ')}`, `${indent}${terminal.paint('dim', unit)}`];
+  const unit = `one cell: ${formatQuantity(perCell, 'page')} of ${formatBytes(pageSize)}`;
+  const lines = [...wrapEntries(entries, terminal), terminal.paint('dim', unit)];
+  return lines.map((line) => ' '.repeat(LABEL_WIDTH + 1) + line);
+}
+
+/** As many entries in a line as the terminal has columns for. */
+function wrapEntries(entries: readonly LegendEntry[], terminal: Terminal): string[] {
+  const room = terminal.columns - LABEL_WIDTH - 1;
+  const lines: string[] = [];
+  let used = room;
+  for (const { style, sign, text } of entries) {
+    const width = sign.length + 1 + text.length;
+    const painted = `${terminal.paint(style, sign)} ${text}`;
+    if (used + 3 + width > room) {
+      lines.push(painted);
+      used = width;
+    } else {
+      lines[lines.length - 1] += `   ${painted}`;
+      used += 3 + width;
+    }
+  }
+  return lines;
 }

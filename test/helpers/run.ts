@@ -1,0 +1,58 @@
+/** Runs programs as child processes with a kill timer, and says how they ended. */
+import { spawn } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+
+/** The folder of the project; tests run from build/test. */
+export const root: string = fileURLToPath(new URL('../../../', import.meta.url));
+
+export interface Ran {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+  stdout: string;
+  stderr: string;
+}
+
+export interface RunOptions {
+  env?: NodeJS.ProcessEnv;
+  cwd?: string;
+  /** After this the process is killed with SIGKILL. */
+  timeoutMs?: number;
+  /** Called with everything on stderr so far, to act on a process while it runs. */
+  onStderr?: (text: string, kill: (signal: NodeJS.Signals) => void) => void;
+}
+
+const TIMEOUT_MS = 120_000;
+
+/** Runs a program; resolves when it has ended and all its output is here. */
+export async function run(program: string, args: readonly string[], options: RunOptions = {}): Promise<Ran> {
+  const { env = process.env, cwd = root, timeoutMs = TIMEOUT_MS, onStderr } = options;
+  const child = spawn(program, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
+  const timer = setTimeout(() => child.kill('SIGKILL'), timeoutMs);
+  let stdout = '';
+  let stderr = '';
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    stdout += text;
+  });
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    stderr += text;
+    onStderr?.(stderr, (signal) => child.kill(signal));
+  });
+  try {
+    return await new Promise<Ran>((resolve, reject) => {
+      child.once('error', reject);
+      child.once('close', (code, signal) => resolve({ code, signal, stdout, stderr }));
+    });
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Runs a script of the project with this Node. */
+export function runNode(script: string, args: readonly string[] = [], options: RunOptions = {}): Promise<Ran> {
+  return run(process.execPath, [script, ...args], options);
+}
+
+/** Runs the command `pagefault`. */
+export function runCli(args: readonly string[], options: RunOptions = {}): Promise<Ran> {
+  return runNode('dist/cli/main.js', args, options);
+}
