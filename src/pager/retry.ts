@@ -27,7 +27,10 @@ export interface Due {
   readonly deadline: number;
 }
 
-/** Watches many deadlines with one timer, because a timer for each read would cost more than the read's bookkeeping. */
+/**
+ * Watches many deadlines with one timer, because a timer for each read would cost more than the read's bookkeeping. The
+ * timer does not keep the thread alive.
+ */
 export class Deadlines<T extends Due> {
   readonly #due = new Set<T>();
   readonly #expired: (item: T) => void;
@@ -56,7 +59,7 @@ export class Deadlines<T extends Due> {
   #arm(deadline: number): void {
     clearTimeout(this.#timer);
     this.#armedFor = deadline;
-    this.#timer = setTimeout(() => this.#look(), Math.max(1, Math.ceil(deadline - performance.now())));
+    this.#timer = setTimeout(() => this.#look(), Math.max(1, Math.ceil(deadline - performance.now()))).unref();
   }
 
   #look(): void {
