@@ -13,7 +13,9 @@ try {
   }
 } catch (error) {
   console.error(`The tour stopped: ${error.message}`);
-  if (error.cause !== undefined) console.error(`  because: ${error.cause.message}`);
+  if (error.cause !== undefined && !error.message.includes(error.cause.message)) {
+    console.error(`  because: ${error.cause.message}`);
+  }
   console.error('  "npx pagefault doctor" says what works on this machine.');
   process.exitCode = 1;
 }

@@ -11,6 +11,8 @@ import { type Pattern, touchedPages } from './patterns.js';
 import type { Progress } from './progress.js';
 
 const CHUNK = 2 ** 20;
+/** A chunk that takes longer is halved, so that SIGINT and progress need not wait for a slow store. */
+const PATIENCE_MS = 50;
 /** Touches between two looks at the event loop, where SIGINT arrives. */
 const TOUCHES_A_TURN = 256;
 
@@ -42,10 +44,14 @@ export async function readAll({ segment, path, progress, signal }: Task): Promis
   const bytes = segment.view(Uint8Array);
   const hash = createHash('sha256');
   const start = performance.now();
-  for (let offset = 0; offset < bytes.length; offset += CHUNK) {
-    segment.attempt(() => hash.update(bytes.subarray(offset, offset + CHUNK)));
+  let chunk = segment.pageSize;
+  for (let offset = 0; offset < bytes.length; ) {
+    const begun = performance.now();
+    segment.attempt(() => hash.update(bytes.subarray(offset, offset + chunk)));
     progress.update('read through faults', offset, bytes.length);
     await turn(signal);
+    offset += chunk;
+    chunk = nextChunk(chunk, performance.now() - begun, segment.pageSize);
   }
   const elapsedMs = performance.now() - start;
 
@@ -61,6 +67,10 @@ export async function readAll({ segment, path, progress, signal }: Task): Promis
   const touches = Math.ceil(bytes.length / segment.pageSize);
   const matches = sha256.segment === sha256.file;
   return { pattern: 'seq', bytesRead: bytes.length, touches, elapsedMs, matches, sha256 };
+}
+
+function nextChunk(chunk: number, elapsedMs: number, pageSize: number): number {
+  return elapsedMs > PATIENCE_MS ? Math.max(pageSize, chunk / 2) : Math.min(CHUNK, chunk * 2);
 }
 
 /** Single pages in the order of a pattern, each compared with what `fs.readSync` gets. */

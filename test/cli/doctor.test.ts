@@ -25,7 +25,10 @@ test('the report names this kernel and runtime and ends with the backend that is
   assert.equal(stderr, '');
   assert.ok(stdout.includes(release()));
   assert.ok(stdout.includes(process.version));
-  assert.match(stdout.trimEnd().split('\n').at(-1) ?? '', /^pagefault works here\. Backend 'auto' is (signal|mprotect): /);
+  assert.match(
+    stdout.trimEnd().split('\n').at(-1) ?? '',
+    /^pagefault works here\. Backend 'auto' is (signal|mprotect): /,
+  );
 });
 
 test('the JSON document says the same', async () => {
@@ -41,7 +44,10 @@ test('the JSON document says the same', async () => {
 });
 
 test('under a seccomp filter that refuses userfaultfd, mprotect is left and the filter is named', async () => {
-  const { code, stdout, stderr } = await runConfined({ denyUserfaultfd: true }, 'dist/cli/main.js', ['doctor', '--json']);
+  const { code, stdout, stderr } = await runConfined({ denyUserfaultfd: true }, 'dist/cli/main.js', [
+    'doctor',
+    '--json',
+  ]);
   assert.equal(code, 0, stderr);
   const document = JSON.parse(stdout) as Document;
   assert.equal(document.seccomp, 'filter');

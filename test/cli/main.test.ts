@@ -12,7 +12,11 @@ test('help begins with examples and goes to stdout', async () => {
     assert.equal(stderr, '');
     assert.ok(stdout.indexOf('Examples:') < stdout.indexOf('Commands:'));
   }
-  for (const args of [['map', '--help'], ['help', 'map'], ['map', '-h', 'too', 'many']]) {
+  for (const args of [
+    ['map', '--help'],
+    ['help', 'map'],
+    ['map', '-h', 'too', 'many'],
+  ]) {
     const { code, stdout } = await runCli(args);
     assert.equal(code, 0);
     assert.ok(stdout.indexOf('Examples:') < stdout.indexOf('Usage: pagefault map FILE'));

@@ -22,7 +22,9 @@ function compile(): string {
   const path = join(folder, 'seccomp-exec');
   const source = join(root, 'test', 'helpers', 'seccomp-exec.c');
   const [command = 'cc', ...prefix] = (process.env['CC'] || 'cc').split(' ').filter(Boolean);
-  const built = spawnSync(command, [...prefix, '-Wall', '-Wextra', '-Werror', source, '-o', path], { encoding: 'utf8' });
+  const built = spawnSync(command, [...prefix, '-Wall', '-Wextra', '-Werror', source, '-o', path], {
+    encoding: 'utf8',
+  });
   if (built.status !== 0) throw new Error(`the launcher cannot be compiled: ${built.stderr}`);
   launcher = path;
   return path;

@@ -1,5 +1,5 @@
 /** Runs programs as child processes with a kill timer, and says how they ended. */
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
 /** The folder of the project; tests run from build/test. */
@@ -17,17 +17,18 @@ export interface RunOptions {
   cwd?: string;
   /** After this the process is killed with SIGKILL. */
   timeoutMs?: number;
-  /** Called with everything on stderr so far, to act on a process while it runs. */
-  onStderr?: (text: string, kill: (signal: NodeJS.Signals) => void) => void;
+  /** Called with the process once it has started, to act on it while it runs. */
+  onSpawn?: (child: ChildProcess) => void;
 }
 
 const TIMEOUT_MS = 120_000;
 
 /** Runs a program; resolves when it has ended and all its output is here. */
 export async function run(program: string, args: readonly string[], options: RunOptions = {}): Promise<Ran> {
-  const { env = process.env, cwd = root, timeoutMs = TIMEOUT_MS, onStderr } = options;
+  const { env = process.env, cwd = root, timeoutMs = TIMEOUT_MS, onSpawn } = options;
   const child = spawn(program, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
   const timer = setTimeout(() => child.kill('SIGKILL'), timeoutMs);
+  onSpawn?.(child);
   let stdout = '';
   let stderr = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
@@ -35,7 +36,6 @@ export async function run(program: string, args: readonly string[], options: Run
   });
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     stderr += text;
-    onStderr?.(stderr, (signal) => child.kill(signal));
   });
   try {
     return await new Promise<Ran>((resolve, reject) => {

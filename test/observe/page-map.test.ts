@@ -22,8 +22,14 @@ test('every page is counted once, whatever the number of cells', () => {
   for (const cells of [1, 7, 64, 999, 1000, 5000]) {
     const counts = countPages(source(states), cells);
     assert.equal(counts.length, Math.min(cells, 1000));
-    assert.equal(counts.reduce((sum, cell) => sum + cell.pages, 0), 1000);
-    assert.equal(counts.reduce((sum, cell) => sum + cell.present, 0), 500);
+    assert.equal(
+      counts.reduce((sum, cell) => sum + cell.pages, 0),
+      1000,
+    );
+    assert.equal(
+      counts.reduce((sum, cell) => sum + cell.present, 0),
+      500,
+    );
   }
 });
 
@@ -38,7 +44,10 @@ test('a map of millions of pages is read in blocks', () => {
     },
   };
   const counts = countPages(large, 100);
-  assert.equal(counts.reduce((sum, cell) => sum + cell.present, 0), 2 ** 20);
+  assert.equal(
+    counts.reduce((sum, cell) => sum + cell.present, 0),
+    2 ** 20,
+  );
   assert.ok(Math.max(...longest) <= 65_536);
 });
 
