@@ -1,0 +1,345 @@
+/*
+ * Node-API: the pager, which is a Worker whose event loop watches an event descriptor. When it is written, the orders of stopped threads are
+ * taken and JavaScript is called once for each, all in one callback scope, until there are none and the thread sleeps again.
+ *
+ * libuv's header does not come with Node-API's; the few functions used are declared here by hand, with sizes asked at run time.
+ */
+#include "binding.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* --- libuv ------------------------------------------------------------------------------------------------------------------ */
+
+typedef struct uv_loop_s uv_loop_t;
+typedef struct uv_handle_s {
+  void *data; /* the first field of every handle, by libuv's documentation */
+} uv_handle_t;
+enum { UV_POLL_TYPE = 8, UV_TIMER_TYPE = 13, UV_READABLE_EVENT = 1 };
+extern size_t uv_handle_size(int type);
+extern const char *uv_handle_type_name(int type);
+extern int uv_poll_init(uv_loop_t *loop, uv_handle_t *handle, int fd);
+extern int uv_poll_start(uv_handle_t *handle, int events, void (*callback)(uv_handle_t *handle, int status, int events));
+extern int uv_timer_init(uv_loop_t *loop, uv_handle_t *handle);
+extern int uv_timer_start(uv_handle_t *handle, void (*callback)(uv_handle_t *handle), uint64_t timeout, uint64_t repeat);
+extern int uv_timer_stop(uv_handle_t *handle);
+extern void uv_unref(uv_handle_t *handle);
+extern void uv_close(uv_handle_t *handle, void (*callback)(uv_handle_t *handle));
+
+#define RELAX_MS 50 /* a pager bound to a CPU gets the others back when nobody needed it for this long */
+
+typedef struct {
+  napi_env env;
+  pf_pager_t *pager;
+  uint64_t id;
+  int event_fd;
+  napi_ref dispatch, resource;
+  napi_async_context context;
+  uv_handle_t *poll, *timer;
+  unsigned open_handles;
+  bool timing;
+  bool closed;
+  napi_async_cleanup_hook_handle hook;
+} serving_t;
+
+/* --- serving ---------------------------------------------------------------------------------------------------------------- */
+
+/* One order. False: JavaScript cannot be called any more. */
+static bool serve_one(serving_t *serving, const pf_order_t *order, napi_value self, napi_value dispatch) {
+  napi_env env = serving->env;
+  for (int again = 1; again != 0;) {
+    napi_value args[6], result = NULL;
+    napi_create_uint32(env, order->slot, &args[0]);
+    napi_create_uint32(env, order->store, &args[1]);
+    napi_create_double(env, (double)order->offset, &args[2]);
+    napi_create_uint32(env, order->length, &args[3]);
+    napi_create_uint32(env, order->access, &args[4]);
+    napi_create_double(env, (double)order->timeout_ms, &args[5]);
+    int32_t answer;
+    if (napi_call_function(env, self, dispatch, 6, args, &result) != napi_ok || napi_get_value_int32(env, result, &answer) != napi_ok) {
+      napi_value error;
+      napi_get_and_clear_last_exception(env, &error);
+      MASKED(pf_pager_fail(serving->pager, order->slot, (pf_why_t){.code = PF_E_GONE}, "the Worker that runs the store is ending", NULL, true));
+      return false;
+    }
+    if (answer < -1) {
+      return true; /* pagerComplete or pagerFail follows */
+    }
+    MASKED(again = pf_pager_complete(serving->pager, order->slot, answer));
+  }
+  return true;
+}
+
+static void relax(uv_handle_t *timer) {
+  serving_t *serving = timer->data;
+  if (!pf_pager_relax(serving->pager)) {
+    uv_timer_stop(timer);
+    serving->timing = false;
+  }
+}
+
+/* Everything that waits now. A scope is opened for each round, so that promises settle in between. */
+static void drain(serving_t *serving) {
+  napi_env env = serving->env;
+  pf_order_t order;
+  bool more = pf_pager_next(serving->pager, &order);
+  while (more && !serving->closed) {
+    napi_handle_scope scope;
+    napi_callback_scope callback_scope;
+    napi_value resource = NULL, dispatch = NULL, self = NULL;
+    if (napi_open_handle_scope(env, &scope) != napi_ok) {
+      return;
+    }
+    napi_get_reference_value(env, serving->resource, &resource);
+    napi_get_reference_value(env, serving->dispatch, &dispatch);
+    napi_get_undefined(env, &self);
+    bool alive = dispatch != NULL && napi_open_callback_scope(env, resource, serving->context, &callback_scope) == napi_ok;
+    if (alive) {
+      alive = serve_one(serving, &order, self, dispatch);
+      napi_close_callback_scope(env, callback_scope);
+    } else {
+      MASKED(pf_pager_fail(serving->pager, order.slot, (pf_why_t){.code = PF_E_GONE}, "the Worker that runs the store is ending", NULL, true));
+    }
+    napi_close_handle_scope(env, scope);
+    if (!alive) {
+      return;
+    }
+    more = pf_pager_next(serving->pager, &order);
+  }
+}
+
+static void on_readable(uv_handle_t *handle, int status, int events) {
+  (void)status;
+  (void)events;
+  serving_t *serving = handle->data;
+  uint64_t count;
+  while (read(serving->event_fd, &count, sizeof count) < 0 && errno == EINTR) {
+  }
+  drain(serving);
+  if (!serving->timing && !serving->closed) {
+    serving->timing = true;
+    uv_timer_start(serving->timer, relax, RELAX_MS, RELAX_MS);
+  }
+}
+
+/* --- closing ---------------------------------------------------------------------------------------------------------------- */
+
+static void on_handle_closed(uv_handle_t *handle) {
+  serving_t *serving = handle->data;
+  free(handle);
+  if (--serving->open_handles == 0) {
+    if (serving->hook != NULL) {
+      napi_remove_async_cleanup_hook(serving->hook);
+    }
+    free(serving);
+  }
+}
+
+static void stop_serving(serving_t *serving, const char *reason) {
+  if (serving->closed) {
+    return;
+  }
+  serving->closed = true;
+  MASKED(pf_pager_kill(serving->pager, reason));
+  pf_pager_closed(serving->pager);
+  uv_close(serving->poll, on_handle_closed);
+  uv_close(serving->timer, on_handle_closed);
+}
+
+static void on_environment_end(napi_async_cleanup_hook_handle hook, void *data) {
+  serving_t *serving = data;
+  serving->hook = hook;
+  stop_serving(serving, "the Worker that runs the store has ended");
+}
+
+/* --- exports ---------------------------------------------------------------------------------------------------------------- */
+
+/* The number of a handle type, by its name: the enum is not part of libuv's ABI promise. */
+static int handle_type(const char *name, int guess) {
+  const char *known = uv_handle_type_name(guess);
+  if (known != NULL && strcmp(known, name) == 0) {
+    return guess;
+  }
+  for (int type = 1; type < 32; type++) {
+    known = uv_handle_type_name(type);
+    if (known != NULL && strcmp(known, name) == 0) {
+      return type;
+    }
+  }
+  return guess;
+}
+
+static bool watch(serving_t *serving, uv_loop_t *loop) {
+  serving->poll = calloc(1, uv_handle_size(handle_type("poll", UV_POLL_TYPE)));
+  serving->timer = calloc(1, uv_handle_size(handle_type("timer", UV_TIMER_TYPE)));
+  if (serving->poll == NULL || serving->timer == NULL || uv_poll_init(loop, serving->poll, serving->event_fd) != 0) {
+    free(serving->poll);
+    free(serving->timer);
+    return false;
+  }
+  uv_timer_init(loop, serving->timer);
+  serving->poll->data = serving;
+  serving->timer->data = serving;
+  serving->open_handles = 2;
+  uv_poll_start(serving->poll, UV_READABLE_EVENT, on_readable);
+  uv_unref(serving->poll);
+  uv_unref(serving->timer);
+  return true;
+}
+
+static napi_value pager_open(napi_env env, napi_callback_info info) {
+  napi_value args[1], resource = NULL;
+  uv_loop_t *loop = NULL;
+  pf_args(env, info, 1, args);
+  serving_t *serving = calloc(1, sizeof *serving);
+  if (serving == NULL || napi_get_uv_event_loop(env, (struct uv_loop_s **)&loop) != napi_ok) {
+    free(serving);
+    return pf_throw(env, PF_E_SYSTEM, ENOMEM, NULL, "a pager cannot be made");
+  }
+  int err = pf_pager_create(&serving->pager, &serving->event_fd);
+  if (err != 0) {
+    free(serving);
+    return pf_throw(env, PF_E_SYSTEM, -err, "eventfd", "a pager cannot be made");
+  }
+  serving->env = env;
+  serving->id = pf_pager_id(serving->pager);
+  if (!watch(serving, loop)) {
+    pf_pager_kill(serving->pager, "the event loop refused it");
+    pf_pager_closed(serving->pager);
+    free(serving);
+    return pf_throw(env, PF_E_SYSTEM, 0, NULL, "the event loop refuses the pager's descriptor");
+  }
+  napi_create_object(env, &resource);
+  napi_create_reference(env, resource, 1, &serving->resource);
+  napi_create_reference(env, args[0], 1, &serving->dispatch);
+  napi_async_init(env, resource, pf_from_text(env, "pagefault pager"), &serving->context);
+  napi_add_async_cleanup_hook(env, on_environment_end, serving, &serving->hook);
+  pf_pager_set_owner(serving->pager, serving);
+  return pf_from_number(env, (double)serving->id);
+}
+
+static pf_pager_t *own_pager(napi_env env, napi_value id) {
+  pf_pager_t *pager = pf_pager_by_id(pf_number(env, id));
+  if (pager == NULL || !pf_pager_is_mine(pager)) {
+    napi_throw_error(env, "ERR_PAGEFAULT_STORE_GONE", "not a pager of this thread");
+    return NULL;
+  }
+  return pager;
+}
+
+static void free_buffer(napi_env env, void *data, void *hint) {
+  (void)env;
+  pf_mem_unmap(data, (size_t)(uintptr_t)hint);
+}
+
+static napi_value pager_buffer(napi_env env, napi_callback_info info) {
+  napi_value args[3], buffer = NULL;
+  pf_args(env, info, 3, args);
+  pf_pager_t *pager = own_pager(env, args[0]);
+  uint32_t slot = (uint32_t)pf_number(env, args[1]);
+  size_t len = pf_number(env, args[2]), page = pf_os_page_size();
+  if (pager == NULL) {
+    return NULL;
+  }
+  if (slot >= PF_PAGER_SLOTS || len == 0 || len > (size_t)1 << PF_PAGE_SHIFT_MAX) {
+    napi_throw_range_error(env, NULL, "pagerBuffer: no such slot or length");
+    return NULL;
+  }
+  len = (len + page - 1) / page * page;
+  size_t rounded = page;
+  while (rounded < len) {
+    rounded *= 2; /* a store's last page is short, its buffer is a whole page all the same */
+  }
+  void *bytes;
+  int err = pf_mem_reserve(rounded, "pagefault pager", &bytes);
+  if (err != 0) {
+    return pf_throw(env, PF_E_NO_MEMORY, -err, "mmap", "no room for a page's buffer");
+  }
+  if (napi_create_external_arraybuffer(env, bytes, rounded, free_buffer, (void *)(uintptr_t)rounded, &buffer) != napi_ok) {
+    pf_mem_unmap(bytes, rounded);
+    return pf_throw(env, PF_E_SYSTEM, 0, NULL, "this runtime does not allow external ArrayBuffers");
+  }
+  pf_pager_set_buffer(pager, slot, bytes, rounded);
+  return buffer;
+}
+
+static napi_value pager_complete(napi_env env, napi_callback_info info) {
+  napi_value args[3];
+  pf_args(env, info, 3, args);
+  pf_pager_t *pager = own_pager(env, args[0]);
+  uint32_t slot = (uint32_t)pf_number(env, args[1]);
+  if (pager == NULL || slot >= PF_PAGER_SLOTS) {
+    return NULL;
+  }
+  int again;
+  int64_t bytes = pf_integer(env, args[2]);
+  MASKED(again = pf_pager_complete(pager, slot, bytes));
+  return pf_from_number(env, again);
+}
+
+static pf_code_t code_named(const char *name) {
+  for (pf_code_t code = PF_OK + 1; code < PF_E_COUNT; code++) {
+    if (strcmp(pf_code_name(code), name) == 0) {
+      return code;
+    }
+  }
+  return PF_E_STORE;
+}
+
+static napi_value pager_fail(napi_env env, napi_callback_info info) {
+  napi_value args[6];
+  char code[40], message[PF_MESSAGE_MAX], cause[PF_CAUSE_MAX];
+  pf_args(env, info, 6, args);
+  pf_pager_t *pager = own_pager(env, args[0]);
+  uint32_t slot = (uint32_t)pf_number(env, args[1]);
+  if (pager == NULL || slot >= PF_PAGER_SLOTS) {
+    return NULL;
+  }
+  pf_text(env, args[2], code, sizeof code);
+  pf_text(env, args[3], message, sizeof message);
+  pf_text(env, args[4], cause, sizeof cause);
+  MASKED(pf_pager_fail(pager, slot, (pf_why_t){.code = code_named(code)}, message, cause, pf_boolean(env, args[5])));
+  return NULL;
+}
+
+static napi_value pager_retry(napi_env env, napi_callback_info info) {
+  napi_value args[2];
+  pf_args(env, info, 2, args);
+  pf_pager_t *pager = own_pager(env, args[0]);
+  uint32_t slot = (uint32_t)pf_number(env, args[1]);
+  if (pager != NULL && slot < PF_PAGER_SLOTS) {
+    pf_pager_count_retry(pager, slot);
+  }
+  return NULL;
+}
+
+static napi_value pager_close(napi_env env, napi_callback_info info) {
+  napi_value args[2];
+  char reason[128];
+  pf_args(env, info, 2, args);
+  pf_pager_t *pager = own_pager(env, args[0]);
+  if (pager != NULL) {
+    pf_text(env, args[1], reason, sizeof reason);
+    stop_serving(pf_pager_owner(pager), reason);
+  }
+  return NULL;
+}
+
+static napi_value pager_kill(napi_env env, napi_callback_info info) {
+  napi_value args[2];
+  char reason[128];
+  pf_args(env, info, 2, args);
+  pf_pager_t *pager = pf_pager_by_id(pf_number(env, args[0]));
+  if (pager != NULL) {
+    pf_text(env, args[1], reason, sizeof reason);
+    MASKED(pf_pager_kill(pager, reason));
+  }
+  return NULL;
+}
+
+const pf_export_t pf_pager_exports[] = {
+    {"pagerOpen", pager_open}, {"pagerBuffer", pager_buffer}, {"pagerComplete", pager_complete}, {"pagerFail", pager_fail},
+    {"pagerRetry", pager_retry}, {"pagerClose", pager_close}, {"pagerKill", pager_kill},         {NULL, NULL},
+};

@@ -1,0 +1,602 @@
+/*
+ * Budgets: how many bytes of a region, or of several, may be in memory at once; and what goes when there are more.
+ *
+ * A page is charged before it is read, so the bound is never exceeded, not even for a moment. Who needs room makes it: the faulting
+ * thread itself evicts, in batches, so that the kernel flushes its tables once for many pages.
+ *
+ *        loaded ──▶ FIFO ──▶ dropped                        where a load is cheap
+ *                    │ ▲
+ *                    ▼ │ touched: stolen back
+ *                  staged ──▶ dropped                       where it is dear: no more than STAGED_SHARE of the pages
+ *
+ * There is no accessed bit to be had, but closing a page and seeing whether it is touched again before its turn comes is as good
+ * as one. It costs two faults for every page that it saves, so it pays only where a load costs more than that.
+ *
+ * The queues hold numbers: each region has a range of the budget's 2^32 page numbers. The lock is held for a bounded number of steps,
+ * never while the kernel is called.
+ */
+#include "engine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEAR_NS 15000     /* a load above this: stage */
+#define CHEAP_NS 8000     /* below this: stage no more */
+#define STAGED_SHARE 4    /* at most a quarter of the budget is staged */
+#define STAGE_BATCH 4
+#define OVERHEAD_SHARE 4  /* our own memory may take at most a quarter of the budget */
+#define BUDGETS 65536
+
+typedef struct {
+  uint32_t *entries;
+  size_t capacity, head, count;
+} ring_t;
+
+typedef struct {
+  uint32_t first;
+  uint64_t end;
+  pf_region_t *region;
+} member_t;
+
+struct pf_budget {
+  uint64_t id;
+  pf_lock_t lock;
+  uint64_t limit;
+  _Atomic uint64_t used;     /* bytes of pages: being read, present, staged */
+  _Atomic int64_t overhead;  /* bytes of our own */
+  _Atomic uint64_t staged;   /* bytes of `used` that are staged */
+  _Atomic uint64_t pinned;
+  _Atomic uint64_t largest;  /* page size among the members */
+  _Atomic uint32_t freed;    /* futex: something was given back */
+  _Atomic uint32_t waiters;  /* threads asleep on it */
+  ring_t fifo, stage;
+  member_t *members;         /* by number */
+  size_t member_count, member_capacity;
+  uint32_t holders;          /* under directory_lock */
+};
+
+static pf_lock_t directory_lock;
+static pf_budget_t *directory[BUDGETS];
+static uint64_t next_budget = 1;
+
+/* --- rings (lock held) ---------------------------------------------------------------------------------------------- */
+
+static int ring_make(ring_t *ring, size_t capacity) {
+  void *entries;
+  int err = pf_mem_reserve(capacity * sizeof *ring->entries, "pagefault queue", &entries);
+  if (err == 0) {
+    *ring = (ring_t){.entries = entries, .capacity = capacity};
+  }
+  return err;
+}
+
+static void ring_push(ring_t *ring, uint32_t number) { ring->entries[(ring->head + ring->count++) % ring->capacity] = number; }
+
+static uint32_t ring_pop(ring_t *ring) {
+  uint32_t number = ring->entries[ring->head];
+  ring->head = (ring->head + 1) % ring->capacity;
+  ring->count--;
+  return number;
+}
+
+static pf_region_t *member_of(const pf_budget_t *budget, uint32_t number, uint64_t *page) {
+  size_t low = 0, high = budget->member_count;
+  while (low < high) {
+    size_t middle = (low + high) / 2;
+    if (budget->members[middle].end <= number) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  if (low == budget->member_count || budget->members[low].first > number) {
+    return NULL;
+  }
+  *page = number - budget->members[low].first;
+  return budget->members[low].region;
+}
+
+/* Takes out the entries that no longer mean anything. `forget`: also those of this region. */
+static void ring_compact(pf_budget_t *budget, ring_t *ring, unsigned state, const pf_region_t *forget) {
+  size_t before = ring->count;
+  for (size_t i = 0; i < before; i++) {
+    uint32_t number = ring_pop(ring);
+    uint64_t page;
+    pf_region_t *region = member_of(budget, number, &page);
+    if (region == NULL || region == forget) {
+      continue;
+    }
+    pf_state_t *byte = &region->states[page];
+    unsigned now = atomic_load_explicit(byte, memory_order_relaxed) & PF_STATE;
+    if (now == state || (state == PF_PRESENT && (now == PF_LOADING || now == PF_INSTALLING))) {
+      ring_push(ring, number);
+    } else if (state == PF_PRESENT) {
+      atomic_fetch_and(byte, (uint8_t)~PF_QUEUED);
+    }
+  }
+}
+
+/* --- directory and members --------------------------------------------------------------------------------------------- */
+
+int pf_budget_create(uint64_t limit, pf_budget_t **out) {
+  pf_budget_t *budget = calloc(1, sizeof *budget);
+  if (budget == NULL) {
+    return -ENOMEM;
+  }
+  size_t pages = limit / pf_os_page_size();
+  size_t capacity = (pages < 1u << 30 ? pages : 1u << 30) * 2 + 1024;
+  int err = ring_make(&budget->fifo, capacity);
+  if (err == 0) {
+    err = ring_make(&budget->stage, capacity / 2);
+  }
+  if (err != 0) {
+    if (budget->fifo.entries != NULL) {
+      pf_mem_unmap(budget->fifo.entries, budget->fifo.capacity * sizeof(uint32_t));
+    }
+    free(budget);
+    return err;
+  }
+  budget->limit = limit;
+  budget->holders = 1;
+  atomic_store(&budget->largest, pf_os_page_size());
+  pf_lock(&directory_lock);
+  size_t slot = next_budget % BUDGETS;
+  while (directory[slot] != NULL || slot == 0) {
+    slot = (slot + 1) % BUDGETS;
+    if (slot == next_budget % BUDGETS) {
+      pf_unlock(&directory_lock);
+      pf_mem_unmap(budget->fifo.entries, budget->fifo.capacity * sizeof(uint32_t));
+      pf_mem_unmap(budget->stage.entries, budget->stage.capacity * sizeof(uint32_t));
+      free(budget);
+      return -EMFILE;
+    }
+  }
+  budget->id = next_budget++ << 16 | slot;
+  directory[slot] = budget;
+  pf_unlock(&directory_lock);
+  *out = budget;
+  return 0;
+}
+
+uint64_t pf_budget_id(const pf_budget_t *budget) { return budget->id; }
+
+pf_budget_t *pf_budget_by_id(uint64_t id) {
+  pf_lock(&directory_lock);
+  pf_budget_t *budget = directory[id % BUDGETS];
+  if (budget != NULL && budget->id == id) {
+    budget->holders++;
+  } else {
+    budget = NULL;
+  }
+  pf_unlock(&directory_lock);
+  return budget;
+}
+
+void pf_budget_hold(pf_budget_t *budget) {
+  pf_lock(&directory_lock);
+  budget->holders++;
+  pf_unlock(&directory_lock);
+}
+
+void pf_budget_drop(pf_budget_t *budget) {
+  pf_lock(&directory_lock);
+  bool last = --budget->holders == 0;
+  if (last) {
+    directory[budget->id % BUDGETS] = NULL;
+  }
+  pf_unlock(&directory_lock);
+  if (last) {
+    pf_mem_unmap(budget->fifo.entries, budget->fifo.capacity * sizeof(uint32_t));
+    pf_mem_unmap(budget->stage.entries, budget->stage.capacity * sizeof(uint32_t));
+    free(budget->members);
+    free(budget);
+  }
+}
+
+/* Room for one more, allocated before the lock is taken; `old` is the caller's to free. */
+static int grow_members(pf_budget_t *budget, member_t **old) {
+  *old = NULL;
+  if (budget->member_count < budget->member_capacity) {
+    return 0;
+  }
+  size_t capacity = budget->member_capacity == 0 ? 1 : budget->member_capacity * 2;
+  member_t *grown = malloc(capacity * sizeof *grown);
+  if (grown == NULL) {
+    return -ENOMEM;
+  }
+  pf_lock(&budget->lock);
+  if (budget->member_count > 0) {
+    memcpy(grown, budget->members, budget->member_count * sizeof *grown);
+  }
+  *old = budget->members;
+  budget->members = grown;
+  budget->member_capacity = capacity;
+  pf_unlock(&budget->lock);
+  return 0;
+}
+
+int pf_budget_join(pf_budget_t *budget, pf_region_t *region) {
+  member_t *old;
+  if (grow_members(budget, &old) != 0) {
+    return -ENOMEM;
+  }
+  free(old);
+  pf_lock(&budget->lock);
+  uint64_t first = 0;
+  size_t at = budget->member_count;
+  if (at > 0 && budget->members[at - 1].end + region->page_count > UINT32_MAX) {
+    for (at = 0; at < budget->member_count && budget->members[at].first - first < region->page_count; at++) {
+      first = budget->members[at].end;
+    }
+  } else if (at > 0) {
+    first = budget->members[at - 1].end;
+  }
+  bool fits = first + region->page_count <= UINT32_MAX;
+  if (fits) {
+    memmove(&budget->members[at + 1], &budget->members[at], (budget->member_count - at) * sizeof *budget->members);
+    budget->members[at] = (member_t){.first = (uint32_t)first, .end = first + region->page_count, .region = region};
+    budget->member_count++;
+    region->budget_first = (uint32_t)first;
+    region->budget_member = true;
+    if (pf_page_size(region) > atomic_load(&budget->largest)) {
+      atomic_store(&budget->largest, pf_page_size(region));
+    }
+  }
+  pf_unlock(&budget->lock);
+  if (!fits) {
+    return -ENOSPC;
+  }
+  pf_budget_hold(budget);
+  return 0;
+}
+
+void pf_budget_detach(pf_region_t *region) {
+  pf_budget_t *budget = region->budget;
+  pf_lock(&budget->lock);
+  if (region->budget_member) {
+    if (atomic_load(&region->counters.loads) > 0) {
+      ring_compact(budget, &budget->fifo, PF_PRESENT, region);
+      ring_compact(budget, &budget->stage, PF_STAGED, region);
+    }
+    size_t at = 0;
+    while (budget->members[at].region != region) {
+      at++;
+    }
+    budget->member_count--;
+    memmove(&budget->members[at], &budget->members[at + 1], (budget->member_count - at) * sizeof *budget->members);
+    region->budget_member = false;
+  }
+  pf_unlock(&budget->lock);
+}
+
+void pf_budget_leave(pf_region_t *region) {
+  pf_budget_t *budget = region->budget;
+  if (region->table_pages != NULL) {
+    for (size_t i = 0; i <= region->states_len / pf_os_page_size() / 8; i++) {
+      int in_use = __builtin_popcount(atomic_exchange(&region->table_pages[i], 0));
+      pf_budget_overhead(budget, -(int64_t)in_use * (int64_t)pf_os_page_size());
+    }
+  }
+  atomic_fetch_sub(&budget->used, atomic_exchange(&region->charged, 0));
+  atomic_fetch_sub(&budget->staged, atomic_exchange(&region->counters.staged, 0));
+  atomic_store(&region->counters.resident, 0);
+  atomic_fetch_add(&budget->freed, 1);
+  pf_futex_wake_all(&budget->freed);
+  region->budget = NULL;
+  pf_budget_drop(budget);
+}
+
+void pf_budget_overhead(pf_budget_t *budget, int64_t bytes) { atomic_fetch_add(&budget->overhead, bytes); }
+
+void pf_budget_staged(pf_region_t *region, int64_t bytes) {
+  atomic_fetch_add(&region->counters.staged, (uint64_t)bytes);
+  if (region->budget != NULL) {
+    atomic_fetch_add(&region->budget->staged, (uint64_t)bytes);
+  }
+}
+
+bool pf_budget_pin(pf_budget_t *budget, int64_t bytes) {
+  uint64_t keep = PF_BUDGET_PAGES_MIN * atomic_load(&budget->largest);
+  uint64_t after = atomic_fetch_add(&budget->pinned, (uint64_t)bytes) + (uint64_t)bytes;
+  if (bytes > 0 && after + keep > budget->limit) {
+    atomic_fetch_sub(&budget->pinned, (uint64_t)bytes);
+    return false;
+  }
+  return true;
+}
+
+void pf_budget_numbers(const pf_budget_t *budget, pf_budget_numbers_t *out) {
+  *out = (pf_budget_numbers_t){
+      .used = atomic_load(&budget->used),
+      .limit = budget->limit,
+      .staged = atomic_load(&budget->staged),
+      .pinned = atomic_load(&budget->pinned),
+  };
+  out->resident = out->used - out->staged;
+}
+
+/* --- evicting ---------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+  pf_region_t *region[PF_BATCH_MAX];
+  uint64_t page[PF_BATCH_MAX];
+  uint32_t count;
+  uint64_t bytes;
+} victims_t;
+
+/* Takes pages from the front of a queue into EVICTING, up to `want` bytes and `most` pages. Their regions are entered. */
+static void collect(pf_budget_t *budget, ring_t *ring, unsigned from, uint64_t want, uint32_t most, victims_t *out) {
+  out->count = 0;
+  out->bytes = 0;
+  pf_lock(&budget->lock);
+  for (size_t tries = ring->count; tries > 0 && out->bytes < want && out->count < most; tries--) {
+    uint32_t number = ring_pop(ring);
+    uint64_t page;
+    pf_region_t *region = member_of(budget, number, &page);
+    if (region == NULL) {
+      continue;
+    }
+    pf_state_t *byte = &region->states[page];
+    uint8_t seen = atomic_load_explicit(byte, memory_order_relaxed);
+    if (from == PF_PRESENT && (seen & PF_PINNED)) {
+      ring_push(ring, number); /* it stays, and keeps its turn */
+      continue;
+    }
+    if (from == PF_PRESENT) {
+      seen = (uint8_t)(atomic_fetch_and(byte, (uint8_t)~PF_QUEUED) & ~PF_QUEUED);
+    }
+    if ((seen & PF_STATE) != from || (seen & PF_PINNED) ||
+        !atomic_compare_exchange_strong(byte, &seen, (uint8_t)((seen & ~PF_STATE) | PF_EVICTING))) {
+      if (from == PF_PRESENT && (seen & PF_STATE) == PF_PRESENT && !(atomic_fetch_or(byte, PF_QUEUED) & PF_QUEUED)) {
+        ring_push(ring, number); /* pinned in this moment */
+      }
+      continue;
+    }
+    atomic_fetch_add(&region->users, 1);
+    out->region[out->count] = region;
+    out->page[out->count++] = page;
+    out->bytes += pf_page_size(region);
+  }
+  pf_unlock(&budget->lock);
+}
+
+/* The next region among the victims and its pages, taken out of the list; false when there is none left. */
+static bool next_group(victims_t *victims, pf_region_t **region, uint64_t pages[PF_BATCH_MAX], uint32_t *count) {
+  if (victims->count == 0) {
+    return false;
+  }
+  *region = victims->region[0];
+  *count = 0;
+  uint32_t rest = 0;
+  for (uint32_t i = 0; i < victims->count; i++) {
+    if (victims->region[i] == *region) {
+      pages[(*count)++] = victims->page[i];
+    } else {
+      victims->region[rest] = victims->region[i];
+      victims->page[rest++] = victims->page[i];
+    }
+  }
+  victims->count = rest;
+  return true;
+}
+
+static void settle_group(pf_region_t *region, const uint64_t *pages, uint32_t count, unsigned state) {
+  for (uint32_t i = 0; i < count; i++) {
+    pf_page_settle(region, pages[i], state);
+  }
+  atomic_fetch_sub(&region->users, count);
+}
+
+static void put_back(pf_region_t *region, const uint64_t *pages, uint32_t count) {
+  for (uint32_t i = 0; i < count; i++) {
+    pf_page_settle(region, pages[i], PF_PRESENT | PF_QUEUED);
+  }
+  pf_budget_enqueue(region, pages, count);
+  atomic_fetch_sub(&region->users, count);
+}
+
+static uint64_t drop_present(victims_t *victims) {
+  pf_region_t *region;
+  uint64_t pages[PF_BATCH_MAX], freed = 0;
+  uint32_t count;
+  while (next_group(victims, &region, pages, &count)) {
+    if (!pf_pages_drop(region, pages, count)) {
+      put_back(region, pages, count);
+      continue;
+    }
+    uint64_t bytes = (uint64_t)count << region->page_shift;
+    atomic_fetch_add(&region->counters.evictions, count);
+    atomic_fetch_sub(&region->counters.resident, bytes);
+    pf_budget_uncharge(region, count);
+    freed += bytes;
+    settle_group(region, pages, count, PF_ABSENT);
+  }
+  return freed;
+}
+
+static uint64_t drop_staged(victims_t *victims) {
+  pf_region_t *region;
+  uint64_t pages[PF_BATCH_MAX], freed = 0;
+  uint32_t count;
+  while (next_group(victims, &region, pages, &count)) {
+    pf_pages_forget(region, pages, count);
+    uint64_t bytes = (uint64_t)count << region->page_shift;
+    pf_budget_staged(region, -(int64_t)bytes);
+    pf_budget_uncharge(region, count);
+    freed += bytes;
+    settle_group(region, pages, count, PF_ABSENT);
+  }
+  return freed;
+}
+
+/* lock not held. The entry comes after the state, so that a page found in the queue is STAGED unless it was touched again. */
+static void enqueue_staged(pf_budget_t *budget, pf_region_t *region, const uint64_t *pages, uint32_t count) {
+  pf_lock(&budget->lock);
+  if (region->budget_member) {
+    if (budget->stage.count + count > budget->stage.capacity) {
+      ring_compact(budget, &budget->stage, PF_STAGED, NULL);
+    }
+    for (uint32_t i = 0; i < count && budget->stage.count < budget->stage.capacity; i++) {
+      ring_push(&budget->stage, region->budget_first + (uint32_t)pages[i]);
+    }
+  }
+  pf_unlock(&budget->lock);
+}
+
+static void stage_present(pf_budget_t *budget, victims_t *victims) {
+  pf_region_t *region;
+  uint64_t pages[PF_BATCH_MAX];
+  uint32_t count;
+  while (next_group(victims, &region, pages, &count)) {
+    if (!pf_pages_stage(region, pages, count)) {
+      put_back(region, pages, count);
+      continue;
+    }
+    uint64_t bytes = (uint64_t)count << region->page_shift;
+    atomic_fetch_add(&region->counters.evictions, count);
+    atomic_fetch_sub(&region->counters.resident, bytes);
+    pf_budget_staged(region, (int64_t)bytes);
+    for (uint32_t i = 0; i < count; i++) {
+      pf_page_settle(region, pages[i], PF_STAGED);
+    }
+    enqueue_staged(budget, region, pages, count);
+    atomic_fetch_sub(&region->users, count);
+  }
+}
+
+static bool is_dear(const pf_budget_t *budget, const pf_region_t *region) {
+  uint32_t cost = atomic_load_explicit(&region->load_cost_ns, memory_order_relaxed);
+  return cost >= (atomic_load(&budget->staged) > 0 ? CHEAP_NS : DEAR_NS);
+}
+
+/* What pages may take: the limit less our own memory, and while staging, less the copies under way. Never under four pages. */
+static uint64_t room_for_pages(const pf_budget_t *budget) {
+  uint64_t largest = atomic_load_explicit(&budget->largest, memory_order_relaxed);
+  int64_t overhead = atomic_load_explicit(&budget->overhead, memory_order_relaxed);
+  uint64_t most = budget->limit / OVERHEAD_SHARE;
+  uint64_t room = budget->limit - (overhead < 0 ? 0 : (uint64_t)overhead < most ? (uint64_t)overhead : most);
+  if (atomic_load_explicit(&budget->staged, memory_order_relaxed) > 0 && room > 8 * STAGE_BATCH * largest) {
+    room -= STAGE_BATCH * largest;
+  }
+  uint64_t least = PF_BUDGET_PAGES_MIN * largest;
+  return room > least ? room : least;
+}
+
+/* Frees about `want` bytes; 0 when nothing can go at the moment. `dear`: the region that needs room is slow to load. */
+static uint64_t make_room(pf_budget_t *budget, uint64_t want, bool dear, uint64_t room) {
+  victims_t victims;
+  uint64_t freed = 0;
+  uint64_t target = dear ? room / STAGED_SHARE : 0;
+  if (atomic_load(&budget->staged) >= (target > 0 ? target : 1)) {
+    collect(budget, &budget->stage, PF_STAGED, want, PF_BATCH_MAX, &victims);
+    freed = drop_staged(&victims);
+  }
+  if (freed == 0) {
+    collect(budget, &budget->fifo, PF_PRESENT, want, PF_BATCH_MAX, &victims);
+    freed = drop_present(&victims);
+  }
+  if (target > 0) { /* what was dropped, or a little more, follows into the queue: it fills up over time, not at once */
+    collect(budget, &budget->fifo, PF_PRESENT, freed == 0 ? want : freed, STAGE_BATCH, &victims);
+    stage_present(budget, &victims);
+  }
+  if (freed == 0) {
+    collect(budget, &budget->stage, PF_STAGED, want, PF_BATCH_MAX, &victims);
+    freed = drop_staged(&victims);
+  }
+  return freed;
+}
+
+/* --- charging ---------------------------------------------------------------------------------------------------------- */
+
+/* Takes what fits of `bytes`, in whole pages. */
+static uint32_t take(pf_budget_t *budget, uint32_t count, size_t size, uint64_t room) {
+  uint64_t used = atomic_load(&budget->used);
+  uint64_t fits;
+  do {
+    fits = used >= room ? 0 : (room - used) / size;
+    fits = fits < count ? fits : count;
+    if (fits == 0) {
+      return 0;
+    }
+  } while (!atomic_compare_exchange_weak(&budget->used, &used, used + fits * size));
+  return (uint32_t)fits;
+}
+
+/* False with the reason when there is no more to be waited for. */
+static bool wait_for_room(pf_region_t *region, pf_wait_t *wait, uint32_t seen, pf_why_t *why) {
+  uint64_t now = pf_now_ns();
+  if (atomic_load(&region->phase) != PF_PHASE_OPEN) {
+    why->code = PF_E_CLOSED;
+  } else if (wait->cancel != NULL && atomic_load(wait->cancel) != 0) {
+    why->code = PF_E_ABORTED;
+  } else if (now >= wait->deadline_ns) {
+    why->code = PF_E_BUDGET;
+  } else {
+    uint64_t slice = now + 10000000ULL;
+    atomic_fetch_add(&region->budget->waiters, 1);
+    pf_futex_wait(&region->budget->freed, seen, slice < wait->deadline_ns ? slice : wait->deadline_ns);
+    atomic_fetch_sub(&region->budget->waiters, 1);
+    if (pf_exit_begun()) {
+      pf_exit_check();
+    }
+    return true;
+  }
+  return false;
+}
+
+uint32_t pf_budget_charge(pf_region_t *region, uint32_t count, pf_wait_t *wait, pf_why_t *why) {
+  pf_budget_t *budget = region->budget;
+  size_t size = pf_page_size(region);
+  bool dear = is_dear(budget, region);
+  *why = (pf_why_t){0};
+  for (;;) {
+    uint64_t room = room_for_pages(budget);
+    uint32_t most = (uint32_t)(room / size / 2 < count ? room / size / 2 : count); /* reading ahead must not evict itself */
+    most = most == 0 ? 1 : most;
+    uint32_t seen = atomic_load(&budget->freed);
+    uint64_t used = atomic_load(&budget->used);
+    if (used + most * size > room) {
+      uint64_t want = used + most * size - room;
+      uint64_t batch = room / 16 < 32 * size ? room / 16 : 32 * size;
+      uint64_t freed = make_room(budget, want < batch && !dear ? batch : want, dear, room);
+      used = atomic_load(&budget->used);
+      if (freed == 0 && used + size > room && !wait_for_room(region, wait, seen, why)) {
+        return 0;
+      }
+    }
+    uint32_t taken = take(budget, most, size, room);
+    if (taken > 0) {
+      atomic_fetch_add(&region->charged, taken * size);
+      return taken;
+    }
+  }
+}
+
+void pf_budget_uncharge(pf_region_t *region, uint64_t pages) {
+  pf_budget_t *budget = region->budget;
+  if (budget == NULL) {
+    return;
+  }
+  uint64_t bytes = pages << region->page_shift;
+  atomic_fetch_sub(&region->charged, bytes);
+  atomic_fetch_sub(&budget->used, bytes);
+  atomic_fetch_add(&budget->freed, 1);
+  if (atomic_load(&budget->waiters) > 0) {
+    pf_futex_wake_all(&budget->freed);
+  }
+}
+
+void pf_budget_enqueue(pf_region_t *region, const uint64_t *pages, uint32_t count) {
+  pf_budget_t *budget = region->budget;
+  pf_lock(&budget->lock);
+  if (region->budget_member) {
+    if (budget->fifo.count + count > budget->fifo.capacity) {
+      ring_compact(budget, &budget->fifo, PF_PRESENT, NULL);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+      ring_push(&budget->fifo, region->budget_first + (uint32_t)pages[i]);
+    }
+  }
+  pf_unlock(&budget->lock);
+}

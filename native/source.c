@@ -1,0 +1,134 @@
+/*
+ * Stores that the core serves itself: a file, memory, zeroes. Reading happens on the thread that faulted, in its signal handler, so
+ * there is nothing here but pread, fstat and memcpy. A file that changes under the mapping fails closed: pages read before and after
+ * the change must not be mixed silently.
+ */
+#include "engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int identity_of(int fd, pf_identity_t *out) {
+  struct stat now;
+  if (fstat(fd, &now) != 0) {
+    return -errno;
+  }
+  *out = (pf_identity_t){
+      .device = now.st_dev,
+      .inode = now.st_ino,
+      .size = (uint64_t)now.st_size,
+      .mtime_s = now.st_mtim.tv_sec,
+      .mtime_ns = now.st_mtim.tv_nsec,
+      .linked = now.st_nlink > 0,
+  };
+  return 0;
+}
+
+static bool same_content(const pf_identity_t *a, const pf_identity_t *b) {
+  return a->device == b->device && a->inode == b->inode && a->size == b->size && a->mtime_s == b->mtime_s && a->mtime_ns == b->mtime_ns;
+}
+
+int pf_source_identify(pf_source_t *source) { return identity_of(source->fd, &source->identity[atomic_load(&source->current)]); }
+
+int pf_source_rebase(pf_source_t *source) {
+  if (source->kind != PF_SOURCE_FILE) {
+    return 0;
+  }
+  struct stat at_path;
+  uint32_t next = atomic_load(&source->current) ^ 1;
+  const pf_identity_t *known = &source->identity[next ^ 1];
+  if (stat(source->path, &at_path) == 0 && (at_path.st_dev != known->device || at_path.st_ino != known->inode)) {
+    int fd = open(source->path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+      return -errno;
+    }
+    int err = dup3(fd, source->fd, O_CLOEXEC) < 0 ? -errno : 0; /* in one step, under threads that read from it */
+    close(fd);
+    if (err != 0) {
+      return err;
+    }
+  }
+  int err = identity_of(source->fd, &source->identity[next]);
+  if (err == 0) {
+    atomic_store(&source->current, next);
+  }
+  return err;
+}
+
+/* True when the open file is still what was mapped. A file that was only unlinked is; one that another took the place of is not. */
+static bool file_unchanged(const pf_source_t *source) {
+  const pf_identity_t *mapped = &source->identity[atomic_load_explicit(&source->current, memory_order_acquire)];
+  pf_identity_t now;
+  if (identity_of(source->fd, &now) != 0 || !same_content(mapped, &now)) {
+    return false;
+  }
+  if (now.linked || !mapped->linked) {
+    return true;
+  }
+  struct stat at_path;
+  return stat(source->path, &at_path) != 0 || (at_path.st_dev == now.device && at_path.st_ino == now.inode);
+}
+
+static bool is_permanent(int err) {
+  return err == EBADF || err == EISDIR || err == EINVAL || err == EFAULT || err == EOVERFLOW || err == ESPIPE;
+}
+
+static bool read_file(const pf_source_t *source, uint64_t offset, uint8_t *into, size_t len, pf_why_t *why, bool *permanent) {
+  size_t got = 0;
+  *permanent = true;
+  while (got < len) {
+    ssize_t n = pread(source->fd, into + got, len - got, (off_t)(source->offset + offset + got));
+    if (n > 0) {
+      got += (size_t)n;
+    } else if (n == 0) {
+      *why = (pf_why_t){.code = source->check && !file_unchanged(source) ? PF_E_CHANGED : PF_E_SHORT};
+      return false;
+    } else if (errno != EINTR) {
+      *why = (pf_why_t){.code = PF_E_STORE, .err = errno};
+      *permanent = is_permanent(errno);
+      return false;
+    }
+  }
+  /* After the read: what was read before a change is the mapped content, what was read after it is not, and here both fail. */
+  if (source->check && !file_unchanged(source)) {
+    *why = (pf_why_t){.code = PF_E_CHANGED};
+    return false;
+  }
+  return true;
+}
+
+bool pf_source_read(const pf_source_t *source, uint64_t offset, uint8_t *into, size_t len, pf_why_t *why, bool *permanent) {
+  switch (source->kind) {
+    case PF_SOURCE_FILE:
+      return read_file(source, offset, into, len, why, permanent);
+    case PF_SOURCE_MEMORY:
+      memcpy(into, source->bytes + offset, len);
+      return true;
+    case PF_SOURCE_ZERO:
+    case PF_SOURCE_PAGER:
+      break;
+  }
+  memset(into, 0, len);
+  return true;
+}
+
+void pf_source_close(pf_source_t *source) {
+  if (source->kind == PF_SOURCE_PAGER && source->pager != NULL) {
+    pf_pager_drop(source->pager);
+    source->pager = NULL;
+  }
+  if (source->kind == PF_SOURCE_FILE && source->fd >= 0) {
+    close(source->fd);
+    source->fd = -1;
+  }
+  free(source->path);
+  source->path = NULL;
+  if (source->owned != NULL) {
+    pf_mem_unmap(source->owned, source->owned_len);
+    source->owned = NULL;
+  }
+}
