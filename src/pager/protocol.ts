@@ -7,6 +7,8 @@ export interface Part {
   offset: number;
   /** undefined: up to the end of the store. */
   byteLength: number | undefined;
+  /** undefined: what the store prefers, else the system's. */
+  pageSize: number | undefined;
 }
 
 export type ToWorker =

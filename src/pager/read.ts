@@ -43,15 +43,18 @@ export class OpenedStore {
   readonly base: number;
   /** Where it ends. */
   readonly end: number;
+  /** Of the segment: buffers are whole pages, though the last read is shorter. */
+  readonly pageSize: number;
   readonly lane: Lane<Read>;
   closed = false;
 
-  constructor(number: number, store: PageStore, part: Part) {
+  constructor(number: number, store: PageStore, part: Part, systemPageSize: number) {
     this.number = number;
     this.store = store;
     this.byteLength = store.byteLength;
     this.base = part.offset;
     this.end = Math.min(this.byteLength, part.offset + (part.byteLength ?? this.byteLength));
+    this.pageSize = part.pageSize ?? store.pageSize ?? systemPageSize;
     this.lane = new Lane(store.concurrency ?? 16);
   }
 }

@@ -57,7 +57,7 @@ export class PagerServer {
 
   add(store: PageStore, part: Part): OpenedStore {
     const free = this.#stores.indexOf(undefined);
-    const opened = new OpenedStore(free < 0 ? this.#stores.length : free, store, part);
+    const opened = new OpenedStore(free < 0 ? this.#stores.length : free, store, part, this.#native.systemPageSize());
     this.#stores[opened.number] = opened;
     return opened;
   }
@@ -93,7 +93,7 @@ export class PagerServer {
       return LATER;
     }
     const begun = performance.now();
-    const into = this.#view(slot, wanted);
+    const into = this.#view(slot, from, wanted);
     const how = new How(access);
     let answer: unknown;
     try {
@@ -145,7 +145,7 @@ export class PagerServer {
       return;
     }
     const how = new How(read.access);
-    const into = this.#view(read.slot, read.wanted);
+    const into = this.#view(read.slot, read.from, read.wanted);
     try {
       const answer = this.#ask(read.from, read.offset, into, how);
       if (isThenable(answer)) this.#await(read, how, into, answer);
@@ -256,10 +256,12 @@ export class PagerServer {
     setImmediate(() => this.#try(next));
   }
 
-  #view(slot: number, length: number): Uint8Array {
+  #view(slot: number, from: OpenedStore, length: number): Uint8Array {
     const kept = this.#views[slot];
-    if (kept !== undefined && kept.length === length) return kept;
-    const view = new Uint8Array(this.#native.pagerBuffer(this.#pager, slot, length), 0, length);
+    const fits = kept !== undefined && kept.buffer.byteLength >= from.pageSize;
+    if (fits && kept.length === length) return kept;
+    const buffer = fits ? kept.buffer : this.#native.pagerBuffer(this.#pager, slot, from.pageSize);
+    const view = new Uint8Array(buffer, 0, length);
     this.#views[slot] = view;
     return view;
   }

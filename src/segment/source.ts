@@ -149,7 +149,8 @@ export async function openSource(ref: StoreRef, options: CheckedOptions): Promis
         ended: undefined,
       };
     case 'custom': {
-      const part = { offset: options.offset, byteLength: options.byteLength };
+      const { offset, byteLength, pageSize } = options;
+      const part = { offset, byteLength, pageSize };
       const store = await openCustom(ref, part, options.faultTimeoutMs, options.signal);
       return {
         byteLength: store.byteLength,

@@ -24,10 +24,11 @@ class FakeCore {
       return 1;
     },
     pagerBuffer: (_pager: number, slot: number, length: number) => {
-      const buffer = this.buffers.get(slot) ?? new ArrayBuffer(length);
+      const buffer = new ArrayBuffer(length);
       this.buffers.set(slot, buffer);
       return buffer;
     },
+    systemPageSize: () => PAGE,
     pagerComplete: (_pager: number, slot: number, bytes: number) => {
       this.completed.push([slot, bytes]);
       if (this.invalidated === 0) return 0;
@@ -51,7 +52,7 @@ function serve(store: Partial<PageStore>): { core: FakeCore; server: PagerServer
   const server = new PagerServer(core.binding);
   server.start();
   const whole = { byteLength: 2 * PAGE + 100, read: () => 0, ...store };
-  const { number } = server.add(whole, { offset: 0, byteLength: undefined });
+  const { number } = server.add(whole, { offset: 0, byteLength: undefined, pageSize: undefined });
   return { core, server, number };
 }
 
@@ -78,6 +79,20 @@ test('the last page of a store is asked for only as far as the store goes', () =
   assert.equal(wanted, 100);
 });
 
+test('the buffer is a whole page of the segment, however short the read is', () => {
+  const core = new FakeCore();
+  const server = new PagerServer(core.binding);
+  server.start();
+  const read = (_offset: number, into: Uint8Array): number => into.length;
+  const part = { offset: 0, byteLength: undefined, pageSize: undefined };
+  const small = server.add({ byteLength: 100, read }, part).number;
+  const large = server.add({ byteLength: 100, pageSize: 65536, read }, part).number;
+  assert.equal(core.dispatch(0, small, 0, 100, 0, 1000), 100);
+  assert.equal(core.buffers.get(0)?.byteLength, PAGE);
+  assert.equal(core.dispatch(0, large, 0, 100, 0, 1000), 100);
+  assert.equal(core.buffers.get(0)?.byteLength, 65536);
+});
+
 test('a segment that begins within the store asks at the offset of the store', () => {
   const core = new FakeCore();
   const server = new PagerServer(core.binding);
@@ -87,7 +102,7 @@ test('a segment that begins within the store asks at the offset of the store', (
     asked.push(offset, into.length);
     return into.length;
   };
-  const { number } = server.add({ byteLength: 10_000, read }, { offset: 1000, byteLength: 5000 });
+  const { number } = server.add({ byteLength: 10_000, read }, { offset: 1000, byteLength: 5000, pageSize: undefined });
   core.dispatch(0, number, 0, PAGE, 0, 1000);
   core.dispatch(1, number, PAGE, PAGE, 0, 1000);
   assert.deepEqual(asked, [1000, PAGE, 1000 + PAGE, 5000 - PAGE]);
@@ -295,7 +310,7 @@ test('a store whose length changes fails its reads', () => {
       },
       read: fill,
     },
-    { offset: 0, byteLength: undefined },
+    { offset: 0, byteLength: undefined, pageSize: undefined },
   );
   assert.equal(number, 0);
   byteLength = PAGE;
