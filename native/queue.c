@@ -351,6 +351,7 @@ static pf_why_t install(pf_region_t *region, uint64_t page, const uint8_t *from,
   }
 }
 
+/* Before the page is opened: whoever waited for it may look at the numbers the moment after. */
 static void count_load(const slot_t *slot, pf_region_t *region, int64_t bytes) {
   pf_counters_t *counters = &region->counters;
   uint64_t cost = pf_now_ns() - slot->asked_ns;
@@ -361,6 +362,15 @@ static void count_load(const slot_t *slot, pf_region_t *region, int64_t bytes) {
   atomic_fetch_add_explicit(&counters->bytes_read, bytes > 0 ? (uint64_t)bytes : 0, memory_order_relaxed);
   if (slot->access == 2) {
     atomic_fetch_add_explicit(&counters->readahead_pages, 1, memory_order_relaxed);
+  }
+}
+
+/* It was not opened after all. */
+static void uncount_load(const slot_t *slot, pf_region_t *region, int64_t bytes) {
+  atomic_fetch_sub(&region->counters.loads, 1);
+  atomic_fetch_sub(&region->counters.bytes_read, bytes > 0 ? (uint64_t)bytes : 0);
+  if (slot->access == 2) {
+    atomic_fetch_sub(&region->counters.readahead_pages, 1);
   }
 }
 
@@ -381,8 +391,10 @@ int pf_pager_complete(pf_pager_t *pager, uint32_t index, int64_t bytes) {
     from = slot->bytes;
   }
   bool again;
+  count_load(slot, region, bytes);
   pf_why_t why = install(region, page, from, &again);
   if (again) {
+    uncount_load(slot, region, bytes);
     atomic_store(&slot->word, (word & ~7ULL) | TAKEN);
     if (atomic_load(&region->phase) == PF_PHASE_OPEN) {
       return 1;
@@ -391,9 +403,8 @@ int pf_pager_complete(pf_pager_t *pager, uint32_t index, int64_t bytes) {
     free_slot(pager, slot);
     return 0;
   }
-  if (why.code == PF_OK) {
-    count_load(slot, region, bytes);
-  } else {
+  if (why.code != PF_OK) {
+    uncount_load(slot, region, bytes);
     pf_page_fail(region, page, why, NULL, NULL);
   }
   pf_region_leave(region);
