@@ -6,20 +6,19 @@ import { file } from 'pagefault/stores';
 
 const THREADS = 2;
 
-/** Adds up every THREADS-th page, from `first` on. */
-function sumPages(bytes, pageSize, first) {
+/** Adds up part `number` of THREADS equal parts. */
+function sumPart(bytes, number) {
+  const part = Math.ceil(bytes.length / THREADS);
   let sum = 0;
-  for (let page = first; page * pageSize < bytes.length; page += THREADS) {
-    for (const byte of bytes.subarray(page * pageSize, (page + 1) * pageSize)) sum += byte;
-  }
+  for (const byte of bytes.subarray(number * part, (number + 1) * part)) sum += byte;
   return sum;
 }
 
 async function main() {
   const segment = await map(file(process.execPath), { shared: true, resident: '32MiB' });
   try {
-    const sums = Array.from({ length: THREADS }, (_, first) => {
-      const worker = new Worker(fileURLToPath(import.meta.url), { workerData: { handle: segment.handle, first } });
+    const sums = Array.from({ length: THREADS }, (_, number) => {
+      const worker = new Worker(fileURLToPath(import.meta.url), { workerData: { handle: segment.handle, number } });
       return new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject));
     });
     const total = (await Promise.all(sums)).reduce((sum, part) => sum + part, 0);
@@ -30,10 +29,10 @@ async function main() {
   }
 }
 
-async function worker({ handle, first }) {
+async function worker({ handle, number }) {
   const segment = await open(handle);
   try {
-    parentPort.postMessage(sumPages(segment.view(Uint8Array), segment.pageSize, first));
+    parentPort.postMessage(sumPart(segment.view(Uint8Array), number));
   } finally {
     await segment.close();
   }
