@@ -1,6 +1,7 @@
 // What a touched page costs beside its own memory and its entry in the kernel's page tables, when all pages of a segment are touched: the
-// growth of the process less the pages themselves, less the page tables that the floor in C needs for as many. With and without a
-// budget (that holds them all); the larger counts.
+// growth of the process while they are, less the pages themselves, less the growth of page tables that the floor in C has for as many. With
+// and without a budget (that holds them all); the larger counts. The first pages are touched before, so that what is there once per
+// segment or process does not count.
 import { openSync } from 'node:fs';
 import { floor } from '../floor/index.js';
 import { median } from '../lib/measure.js';
@@ -15,41 +16,48 @@ export default {
   async run({ map, stores, quick }) {
     const pages = quick ? 65_536 : 262_144;
     const order = sequential(pages);
+    const first = order.subarray(0, pages / 64);
+    const rest = order.subarray(pages / 64);
     const byteLength = pages * PAGE;
 
-    const zero = openSync('/dev/zero', 'r');
-    const beforeFloor = memory();
-    const buffer = floor.sigbusOpen(byteLength, zero, 64, 0);
-    touch(new Uint8Array(buffer), order, PAGE);
-    const pageTables = memory().pageTables - beforeFloor.pageTables;
-    floor.sigbusClose(buffer);
-
-    /** @param {import('pagefault').MapOptions} options */
-    const perPage = async (options) => {
-      const before = memory();
-      const segment = await map(stores.zero(byteLength), { backend: 'signal', ...options });
-      touch(segment.view(Uint8Array), order, PAGE);
-      const after = memory();
-      const own = residentWithin(segment.address, byteLength);
-      await segment.close();
-      const growth = after.resident - before.resident - own + (after.pageTables - before.pageTables - pageTables);
-      return growth / pages;
+    /**
+     * Growth of page tables and of all other memory but the region's own.
+     * @param {Uint8Array} view
+     * @param {() => number} resident
+     */
+    const growth = (view, resident) => {
+      touch(view, first, PAGE);
+      const before = { ...memory(), own: resident() };
+      touch(view, rest, PAGE);
+      const after = { ...memory(), own: resident() };
+      const other = after.resident - after.own - (before.resident - before.own);
+      return { other, pageTables: after.pageTables - before.pageTables };
     };
-    const free = [];
-    const bounded = [];
+
+    const zero = openSync('/dev/zero', 'r');
+    /** @type {{ free: number[], bounded: number[] }} */
+    const perPage = { free: [], bounded: [] };
     for (let round = 0; round < 4; round++) {
-      const first = await perPage({});
-      const second = await perPage({ resident: byteLength });
-      // The first round also pays for what is there once per process.
-      if (round === 0) continue;
-      free.push(first);
-      bounded.push(second);
+      const buffer = floor.sigbusOpen(byteLength, zero, 64, 0);
+      const { pageTables } = growth(new Uint8Array(buffer), () => 0);
+      floor.sigbusClose(buffer);
+      for (const [kind, options] of /** @type {const} */ ([
+        ['free', {}],
+        ['bounded', { resident: byteLength }],
+      ])) {
+        const segment = await map(stores.zero(byteLength), { backend: 'signal', ...options });
+        const grown = growth(segment.view(Uint8Array), () => residentWithin(segment.address, byteLength));
+        await segment.close();
+        if (round > 0) perPage[kind].push((grown.other + grown.pageTables - pageTables) / rest.length);
+      }
     }
+    const free = median(perPage.free);
+    const bounded = median(perPage.bounded);
     return {
-      value: Math.max(median(free), median(bounded)),
+      value: Math.max(free, bounded),
       unit: 'bytes',
       per: 'bytes per page',
-      others: { 'without a budget': median(free), 'with a budget': median(bounded) },
+      others: { 'without a budget': free, 'with a budget': bounded },
     };
   },
 };

@@ -1,10 +1,11 @@
-// How much memory the process has, from /proc. A full collection first, so that garbage of JavaScript does not count.
+// How much memory the process has, from /proc. A collection first, the one that gives back all it can: neither garbage of JavaScript nor
+// a collection that happens to run in between may count.
 import { readFileSync } from 'node:fs';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
 setFlagsFromString('--expose-gc');
-/** @type {() => void} */
+/** @type {(options: object) => void} */
 const collect = runInNewContext('gc');
 
 /**
@@ -18,8 +19,7 @@ function kibibytes(text, field) {
 
 /** Bytes of resident memory and of page tables. */
 export function memory() {
-  collect();
-  collect();
+  collect({ type: 'major', execution: 'sync', flavor: 'last-resort' });
   const status = readFileSync('/proc/self/status', 'latin1');
   // The counters of `status` may lag by some pages per thread on older kernels; the roll-up walks the page tables.
   let resident;
