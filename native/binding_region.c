@@ -97,7 +97,7 @@ static bool is_text(napi_env env, napi_value value, const char *text) {
 
 static napi_value create_error(napi_env env, int err, const char *step) {
   if (err == -ENOSPC) {
-    return pf_throw(env, PF_E_BUDGET, 0, NULL, "a budget covers at most 2^32 pages; use a larger pageSize");
+    return pf_throw(env, PF_E_BUDGET, 0, NULL, "the segments of one budget have at most 2^31 pages; use a larger pageSize");
   }
   if (err == -EBUSY) {
     return pf_throw(env, PF_E_SYSTEM, -err, step, "this memory is paged by another segment already");

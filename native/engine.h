@@ -97,6 +97,7 @@ const char *pf_code_name(pf_code_t code); /* "ERR_PAGEFAULT_…" */
 #define PF_HISTOGRAM 40
 #define PF_NAME_MAX 64
 #define PF_BUDGET_PAGES_MIN 4         /* one instruction may need four pages at once */
+#define PF_BUDGET_PAGES_MAX 0x80000000u /* 8 TiB of 4 KiB pages */
 #define PF_EXIT_GRACE_NS 50000000ULL
 #define PF_PAGER_GRACE_NS 250000000ULL /* what a pager gets to name the reason itself */
 
@@ -291,7 +292,7 @@ int pf_budget_create(uint64_t limit, pf_budget_t **out);
 /* Adds a holder / drops one; with the last the budget is freed. */
 void pf_budget_hold(pf_budget_t *budget);
 void pf_budget_drop(pf_budget_t *budget);
-/* -ENOSPC: more than 2^32 pages. -ENOMEM. */
+/* -ENOSPC: more than PF_BUDGET_PAGES_MAX pages. -ENOMEM. */
 int pf_budget_join(pf_budget_t *budget, pf_region_t *region);
 /* Nobody evicts its pages any more: whoever enters it from here on found it elsewhere. */
 void pf_budget_detach(pf_region_t *region);

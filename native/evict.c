@@ -12,7 +12,7 @@
  * There is no accessed bit to be had, but closing a page and seeing whether it is touched again before its turn comes is as good
  * as one. It costs two faults for every page that it saves, so it pays only where a load costs more than that.
  *
- * The queues hold numbers: each region has a range of the budget's 2^32 page numbers. The lock is held for a bounded number of steps,
+ * The queues hold numbers: each region has a range of the budget's 2^31 page numbers. The lock is held for a bounded number of steps,
  * never while the kernel is called.
  */
 #include "engine.h"
@@ -29,8 +29,10 @@
 #define BUDGETS 65536
 
 typedef struct {
-  uint32_t *entries;
-  size_t capacity, head, count;
+  uint32_t *words;
+  size_t capacity, head, used; /* words */
+  size_t pages;                /* in the entries */
+  unsigned last;               /* words of the newest entry */
 } ring_t;
 
 typedef struct {
@@ -60,23 +62,72 @@ static pf_lock_t directory_lock;
 static pf_budget_t *directory[BUDGETS];
 static uint64_t next_budget = 1;
 
-/* --- rings (lock held) ---------------------------------------------------------------------------------------------- */
+/* --- rings (lock held) ----------------------------------------------------------------------------------------------
+ *
+ * An entry is one word, a page; or, for neighbours that came one after the other, two:
+ *
+ *     | 0 number |        | 1 number of the first | how many |
+ *
+ * so that a page costs four bytes at most, and a page of a densely read range next to nothing. */
+
+#define RUN 0x80000000u
 
 static int ring_make(ring_t *ring, size_t capacity) {
-  void *entries;
-  int err = pf_mem_reserve(capacity * sizeof *ring->entries, "pagefault queue", &entries);
+  void *words;
+  int err = pf_mem_reserve(capacity * sizeof *ring->words, "pagefault queue", &words);
   if (err == 0) {
-    *ring = (ring_t){.entries = entries, .capacity = capacity};
+    *ring = (ring_t){.words = words, .capacity = capacity};
   }
   return err;
 }
 
-static void ring_push(ring_t *ring, uint32_t number) { ring->entries[(ring->head + ring->count++) % ring->capacity] = number; }
+static void ring_free(ring_t *ring) {
+  if (ring->words != NULL) {
+    pf_mem_unmap(ring->words, ring->capacity * sizeof *ring->words);
+  }
+}
 
+static uint32_t *word_at(ring_t *ring, size_t index) { return &ring->words[(ring->head + index) % ring->capacity]; }
+
+/* Half is kept free: compacting splits runs, and puts what stays behind what it has not looked at yet. */
+static bool ring_has_room(const ring_t *ring, size_t words) { return ring->used + words <= ring->capacity / 2; }
+
+static void ring_push(ring_t *ring, uint32_t number) {
+  ring->pages++;
+  if (ring->last == 2) {
+    uint32_t first = *word_at(ring, ring->used - 2) & ~RUN;
+    uint32_t *count = word_at(ring, ring->used - 1);
+    if (first + *count == number) {
+      (*count)++;
+      return;
+    }
+  } else if (ring->last == 1 && *word_at(ring, ring->used - 1) + 1 == number) {
+    *word_at(ring, ring->used - 1) |= RUN;
+    *word_at(ring, ring->used++) = 2;
+    ring->last = 2;
+    return;
+  }
+  *word_at(ring, ring->used++) = number;
+  ring->last = 1;
+}
+
+/* The oldest page; the ring is not empty. */
 static uint32_t ring_pop(ring_t *ring) {
-  uint32_t number = ring->entries[ring->head];
-  ring->head = (ring->head + 1) % ring->capacity;
-  ring->count--;
+  uint32_t *word = word_at(ring, 0);
+  uint32_t number = *word & ~RUN;
+  size_t done = 1;
+  ring->pages--;
+  if (*word & RUN) {
+    uint32_t *count = word_at(ring, 1);
+    done = --*count == 0 ? 2 : 0;
+    *word = (number + 1) | RUN;
+  }
+  ring->head = (ring->head + done) % ring->capacity;
+  ring->used -= done;
+  if (ring->used == 0) {
+    ring->last = 0;
+    ring->head = 0; /* the words in use stay the same few */
+  }
   return number;
 }
 
@@ -99,8 +150,7 @@ static pf_region_t *member_of(const pf_budget_t *budget, uint32_t number, uint64
 
 /* Takes out the entries that no longer mean anything. `forget`: also those of this region. */
 static void ring_compact(pf_budget_t *budget, ring_t *ring, unsigned state, const pf_region_t *forget) {
-  size_t before = ring->count;
-  for (size_t i = 0; i < before; i++) {
+  for (size_t left = ring->pages; left > 0; left--) {
     uint32_t number = ring_pop(ring);
     uint64_t page;
     pf_region_t *region = member_of(budget, number, &page);
@@ -119,22 +169,26 @@ static void ring_compact(pf_budget_t *budget, ring_t *ring, unsigned state, cons
 
 /* --- directory and members --------------------------------------------------------------------------------------------- */
 
+static void free_budget(pf_budget_t *budget) {
+  ring_free(&budget->fifo);
+  ring_free(&budget->stage);
+  free(budget->members);
+  free(budget);
+}
+
 int pf_budget_create(uint64_t limit, pf_budget_t **out) {
   pf_budget_t *budget = calloc(1, sizeof *budget);
   if (budget == NULL) {
     return -ENOMEM;
   }
   size_t pages = limit / pf_os_page_size();
-  size_t capacity = (pages < 1u << 30 ? pages : 1u << 30) * 2 + 1024;
+  size_t capacity = (pages < PF_BUDGET_PAGES_MAX ? pages : PF_BUDGET_PAGES_MAX) * 2 + 2048;
   int err = ring_make(&budget->fifo, capacity);
   if (err == 0) {
-    err = ring_make(&budget->stage, capacity / 2);
+    err = ring_make(&budget->stage, capacity / STAGED_SHARE * 2);
   }
   if (err != 0) {
-    if (budget->fifo.entries != NULL) {
-      pf_mem_unmap(budget->fifo.entries, budget->fifo.capacity * sizeof(uint32_t));
-    }
-    free(budget);
+    free_budget(budget);
     return err;
   }
   budget->limit = limit;
@@ -146,9 +200,7 @@ int pf_budget_create(uint64_t limit, pf_budget_t **out) {
     slot = (slot + 1) % BUDGETS;
     if (slot == next_budget % BUDGETS) {
       pf_unlock(&directory_lock);
-      pf_mem_unmap(budget->fifo.entries, budget->fifo.capacity * sizeof(uint32_t));
-      pf_mem_unmap(budget->stage.entries, budget->stage.capacity * sizeof(uint32_t));
-      free(budget);
+      free_budget(budget);
       return -EMFILE;
     }
   }
@@ -187,10 +239,7 @@ void pf_budget_drop(pf_budget_t *budget) {
   }
   pf_unlock(&directory_lock);
   if (last) {
-    pf_mem_unmap(budget->fifo.entries, budget->fifo.capacity * sizeof(uint32_t));
-    pf_mem_unmap(budget->stage.entries, budget->stage.capacity * sizeof(uint32_t));
-    free(budget->members);
-    free(budget);
+    free_budget(budget);
   }
 }
 
@@ -225,14 +274,14 @@ int pf_budget_join(pf_budget_t *budget, pf_region_t *region) {
   pf_lock(&budget->lock);
   uint64_t first = 0;
   size_t at = budget->member_count;
-  if (at > 0 && budget->members[at - 1].end + region->page_count > UINT32_MAX) {
+  if (at > 0 && budget->members[at - 1].end + region->page_count > PF_BUDGET_PAGES_MAX) {
     for (at = 0; at < budget->member_count && budget->members[at].first - first < region->page_count; at++) {
       first = budget->members[at].end;
     }
   } else if (at > 0) {
     first = budget->members[at - 1].end;
   }
-  bool fits = first + region->page_count <= UINT32_MAX;
+  bool fits = first + region->page_count <= PF_BUDGET_PAGES_MAX;
   if (fits) {
     memmove(&budget->members[at + 1], &budget->members[at], (budget->member_count - at) * sizeof *budget->members);
     budget->members[at] = (member_t){.first = (uint32_t)first, .end = first + region->page_count, .region = region};
@@ -330,7 +379,7 @@ static void collect(pf_budget_t *budget, ring_t *ring, unsigned from, uint64_t w
   out->count = 0;
   out->bytes = 0;
   pf_lock(&budget->lock);
-  for (size_t tries = ring->count; tries > 0 && out->bytes < want && out->count < most; tries--) {
+  for (size_t tries = ring->pages; tries > 0 && out->bytes < want && out->count < most; tries--) {
     uint32_t number = ring_pop(ring);
     uint64_t page;
     pf_region_t *region = member_of(budget, number, &page);
@@ -434,10 +483,10 @@ static uint64_t drop_staged(victims_t *victims) {
 static void enqueue_staged(pf_budget_t *budget, pf_region_t *region, const uint64_t *pages, uint32_t count) {
   pf_lock(&budget->lock);
   if (region->budget_member) {
-    if (budget->stage.count + count > budget->stage.capacity) {
+    if (!ring_has_room(&budget->stage, count)) {
       ring_compact(budget, &budget->stage, PF_STAGED, NULL);
     }
-    for (uint32_t i = 0; i < count && budget->stage.count < budget->stage.capacity; i++) {
+    for (uint32_t i = 0; i < count && ring_has_room(&budget->stage, 1); i++) {
       ring_push(&budget->stage, region->budget_first + (uint32_t)pages[i]);
     }
   }
@@ -591,7 +640,7 @@ void pf_budget_enqueue(pf_region_t *region, const uint64_t *pages, uint32_t coun
   pf_budget_t *budget = region->budget;
   pf_lock(&budget->lock);
   if (region->budget_member) {
-    if (budget->fifo.count + count > budget->fifo.capacity) {
+    if (!ring_has_room(&budget->fifo, count)) {
       ring_compact(budget, &budget->fifo, PF_PRESENT, NULL);
     }
     for (uint32_t i = 0; i < count; i++) {

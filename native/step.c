@@ -21,6 +21,7 @@
 #include <sys/syscall.h>
 
 #define TRAP_FLAG 0x100u
+#define DIRECTION_FLAG 0x400u /* string instructions go down */
 #define PAGE_FAULT 14       /* REG_TRAPNO of a page fault, whether it arrives as SIGSEGV or SIGBUS */
 #define FAULT_WAS_WRITE 2u  /* bits of REG_ERR */
 #define FAULT_WAS_FETCH 16u
@@ -74,6 +75,8 @@ typedef struct {
   unsigned scale;
   bool string;
   uint64_t written;
+  unsigned copies; /* rep movs: bytes in a round; else 0 */
+  uint8_t length;  /* bytes of the instruction, when it is one that copies */
 } handle_t;
 
 /* --- the bytes --- */
@@ -434,7 +437,7 @@ static bool covers(uint64_t start, uint64_t len, uintptr_t addr) {
   return (uint64_t)addr - start < len;
 }
 
-/* movs, cmps, lods and scas. The rdi of movs is not here: it is written. */
+/* The instruction is a string instruction that loads: movs, cmps, lods or scas. The rdi of movs is not here: it is written. */
 static bool is_string_load(const insn_t *insn) {
   uint8_t op = insn->opcode;
   return insn->map == MAP_ONE_BYTE && ((op >= 0xa4 && op <= 0xa7) || (op >= 0xac && op <= 0xaf));
@@ -446,6 +449,10 @@ static bool pick_string(const insn_t *insn, const ucontext_t *uc, uintptr_t addr
   uint64_t base;
   if (!segment_base(insn->segment, &base)) return false;
   *handle = (handle_t){.reg = NO_REGISTER, .string = true};
+  if (op == 0xa4 && insn->repeat != 0 && insn->segment == 0) {
+    handle->copies = size;
+    handle->length = (uint8_t)(INSTRUCTION_MAX - insn->left);
+  }
   if (op != 0xae && covers(base + get(uc, RSI), size, addr)) handle->reg = RSI;
   /* If both operands lie over addr, an exact match wins. Should it be the wrong one, the other one faults next. */
   if ((op == 0xae || op == 0xa6) && covers(get(uc, RDI), size, addr)) {
@@ -531,6 +538,50 @@ static void set_blocked(ucontext_t *uc, uint64_t blocked) {
   memcpy(&uc->uc_sigmask, &blocked, sizeof blocked);
 }
 
+/* --- copies --- */
+
+/* rep movs of 1, 2, 4 and 8 bytes, COPY_SPACING apart, each with a breakpoint behind it. */
+#define COPY_SPACING 16
+extern const uint8_t pf__step_copies[] __attribute__((visibility("hidden")));
+__asm__(
+  ".pushsection .text\n"
+  ".balign 16\n"
+  ".globl pf__step_copies\n"
+  ".hidden pf__step_copies\n"
+  "pf__step_copies:\n"
+  "  rep movsb\n  int3\n  .balign 16\n"
+  "  rep movsw\n  int3\n  .balign 16\n"
+  "  rep movsl\n  int3\n  .balign 16\n"
+  "  rep movsq\n  int3\n  .balign 16\n"
+  ".popsection\n");
+
+/* Takes the rep movs to ours, for the rounds that begin in the system page of addr and fit into the area. Called when
+ * rsi is redirected. */
+static void start_copy(pf_step_t *step, ucontext_t *uc, const handle_t *handle, uintptr_t addr, uint64_t area_end) {
+  static const uint8_t lengths[] = {2, 3, 2, 3}; /* of rep movsb, movsw, movsl, movsq */
+  unsigned which = (unsigned)__builtin_ctz(handle->copies);
+  uint64_t from = get(uc, RSI);
+  uint64_t page_end = ((uint64_t)addr | (SHIFT_UNIT - 1)) + 1 + (uint64_t)step->entry[0].delta;
+  uint64_t rounds = (page_end - from + handle->copies - 1) / handle->copies;
+  uint64_t fit = (area_end - from) / handle->copies;
+  if (rounds > fit) rounds = fit;
+  if (rounds > get(uc, RCX)) rounds = get(uc, RCX);
+
+  step->withheld = get(uc, RCX) - rounds;
+  step->length = handle->length;
+  step->copy = (uintptr_t)pf__step_copies + which * COPY_SPACING;
+  step->copy_end = step->copy + lengths[which] + 1;
+  set(uc, RCX, rounds);
+  uc->uc_mcontext.gregs[REG_RIP] = (greg_t)step->copy;
+}
+
+/* Gives back the registers of a copy, finished or not, as if the original had done its rounds. */
+static void leave_copy(const pf_step_t *step, ucontext_t *uc) {
+  set(uc, RSI, get(uc, RSI) - (uint64_t)step->entry[0].delta);
+  set(uc, RCX, get(uc, RCX) + step->withheld);
+  uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(step->rip + (get(uc, RCX) == 0 ? step->length : 0));
+}
+
 /* --- redirect and put back --- */
 
 /* The place in the area that stands for addr: as far into its 4096 bytes, with a whole operand before and behind it. */
@@ -570,7 +621,6 @@ int pf_step_redirect(pf_step_t *step, ucontext_t *uc, uintptr_t addr, const void
     step->trap_was_set = stepping;
     step->blocked_then = get_blocked(uc);
     set_blocked(uc, ~SYNCHRONOUS);
-    gregs[REG_EFL] |= TRAP_FLAG;
   }
   step->entry[step->count++] = (pf_step_entry_t){
     .reg = (int8_t)handle.reg,
@@ -580,6 +630,12 @@ int pf_step_redirect(pf_step_t *step, ucontext_t *uc, uintptr_t addr, const void
     .redirected = redirected,
   };
   set(uc, handle.reg, redirected);
+  step->copy = 0;
+  if (handle.copies != 0 && !stepping && (gregs[REG_EFL] & DIRECTION_FLAG) == 0) {
+    start_copy(step, uc, &handle, addr, (uintptr_t)zeroes + zeroes_len);
+  } else {
+    gregs[REG_EFL] |= TRAP_FLAG;
+  }
   return 0;
 }
 
@@ -600,9 +656,16 @@ static void leave(pf_step_t *step, ucontext_t *uc) {
 }
 
 bool pf_step_finish(pf_step_t *step, ucontext_t *uc) {
-  if (step->count == 0 || (uc->uc_mcontext.gregs[REG_EFL] & TRAP_FLAG) == 0) return false;
-  /* With rep, RIP stays until the last round. */
-  if (!covers(step->rip, INSTRUCTION_MAX + 1, (uintptr_t)uc->uc_mcontext.gregs[REG_RIP])) return false;
+  uint64_t rip = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
+  if (step->count == 0) return false;
+  if (step->copy != 0) {
+    if (rip != step->copy_end) return false;
+    leave_copy(step, uc);
+    leave(step, uc);
+    return true;
+  }
+  if ((uc->uc_mcontext.gregs[REG_EFL] & TRAP_FLAG) == 0) return false;
+  if (!covers(step->rip, INSTRUCTION_MAX + 1, rip)) return false; /* with rep, RIP stays until the last round */
   for (unsigned i = 0; i < step->count; i++) {
     const pf_step_entry_t *entry = &step->entry[i];
     set(uc, entry->reg, put_back(entry, get(uc, entry->reg)));
@@ -612,7 +675,15 @@ bool pf_step_finish(pf_step_t *step, ucontext_t *uc) {
 }
 
 bool pf_step_cancel(pf_step_t *step, ucontext_t *uc) {
-  if (step->count == 0 || step->rip != (uint64_t)uc->uc_mcontext.gregs[REG_RIP]) return false;
+  uint64_t rip = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
+  if (step->count == 0) return false;
+  if (step->copy != 0) {
+    if (rip != step->copy) return false;
+    leave_copy(step, uc);
+    leave(step, uc);
+    return true;
+  }
+  if (step->rip != rip) return false;
   for (unsigned i = 0; i < step->count; i++) {
     if (get(uc, step->entry[i].reg) != step->entry[i].redirected) return false;
   }

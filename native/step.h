@@ -6,6 +6,9 @@
  *
  *   touch -> SIGSEGV or SIGBUS -> pf_step_redirect -> the load, once, elsewhere -> SIGTRAP -> pf_step_finish
  *
+ * `rep movs` would trap for each byte, and the C library copies with it. It is taken to a `rep movs` of ours instead,
+ * for as many rounds as fit into the system page, with a breakpoint behind it.
+ *
  * Runs in the signal handler of the thread that faulted and takes no lock. A pf_step_t belongs to one thread; all
  * zeroes means that nothing is redirected. x86-64 only: elsewhere every redirect is refused.
  */
@@ -37,6 +40,10 @@ typedef struct {
   bool trap_was_set;     /* somebody else was stepping this thread already; the SIGTRAP is theirs as well */
   uint64_t rip;          /* the instruction that is redirected */
   uint64_t blocked_then; /* the thread's blocked signals, to be put back */
+  uint64_t copy;         /* the rep movs of ours that runs instead; 0: the instruction itself runs */
+  uint64_t copy_end;     /* RIP behind its breakpoint */
+  uint64_t withheld;     /* rounds that are left for later, to be added to rcx */
+  uint8_t length;        /* bytes of the instruction; known only with copy */
 } pf_step_t;
 
 /* Makes the load at `addr` (the exact si_addr) of the instruction at `uc` read from `zeroes` when the handler returns.
@@ -55,12 +62,13 @@ typedef struct {
  *   - a redirect of another instruction of this thread has not ended. */
 int pf_step_redirect(pf_step_t *step, ucontext_t *uc, uintptr_t addr, const void *zeroes, size_t zeroes_len);
 
-/* For the SIGTRAP handler (si_code TRAP_TRACE). Returns true when this trap ends a redirect: registers, trap flag and
+/* For the SIGTRAP handler (si_code TRAP_TRACE or, behind a copy, SI_KERNEL). Returns true when this trap ends a redirect: registers, trap flag and
  * blocked signals are then as the program wants them and `step` is empty. Otherwise returns false, nothing changed. */
 bool pf_step_finish(pf_step_t *step, ucontext_t *uc);
 
 /* Takes back a redirect that has not run, so that a fault which arrives in the middle of it can be passed on with the
- * original context. Returns true when there was one; `step` is then empty. Otherwise returns false, nothing changed. */
+ * original context: that of a copy with the rounds done so far. Returns true when there was one; `step` is then empty.
+ * Otherwise returns false, nothing changed. */
 bool pf_step_cancel(pf_step_t *step, ucontext_t *uc);
 
 #endif

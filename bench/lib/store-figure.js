@@ -9,7 +9,7 @@ import { PAGE, sequential, touch, verify } from './touch.js';
  * @param {{ answer: 'sync' | 'async', sameCpu: boolean }} options
  */
 export async function measureStore({ map, stores, rounds, quick }, { answer, sameCpu }) {
-  if (sameCpu) floor.pinProcess(floor.cpus()[0] ?? 0);
+  if (sameCpu) floor.pinProcess(floor.cpus().at(-1) ?? 0);
   const pages = quick ? 1024 : 8192;
   const order = sequential(pages);
   const expected = order.reduce((sum, page) => sum + (page & 255), 0) >>> 0;

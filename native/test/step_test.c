@@ -88,6 +88,8 @@ static _Thread_local struct {
   bool touched;      /* a refusal changed the context */
   uint64_t last_rip; /* where the last redirect ended */
   uint64_t skip_to;  /* where to go on after a refusal */
+  uint8_t *served;   /* a page that is made writable when it faults, as another segment's would be */
+  unsigned served_times;
 } seen;
 extern const char run_back[] __attribute__((visibility("hidden")));
 
@@ -98,6 +100,11 @@ static void on_fault(int sig, siginfo_t *info, void *context) {
   memcpy(&before, &uc->uc_mcontext.gregs, sizeof before);
   memcpy(&blocked_before, &uc->uc_sigmask, sizeof blocked_before);
   pf_step_t step_before = step;
+  if (seen.served != NULL && (uintptr_t)info->si_addr - (uintptr_t)seen.served < PAGE) {
+    seen.served_times++;
+    must(mprotect(seen.served, PAGE, PROT_READ | PROT_WRITE) == 0, "mprotect");
+    return;
+  }
   seen.faults++;
   if (info->si_code == SEGV_ACCERR &&
       pf_step_redirect(&step, uc, (uintptr_t)info->si_addr, zeroes, PF_STEP_ZEROES_MIN) == 0) {
@@ -120,7 +127,7 @@ static void on_fault(int sig, siginfo_t *info, void *context) {
 static void on_trap(int sig, siginfo_t *info, void *context) {
   (void)sig;
   ucontext_t *uc = context;
-  if (info->si_code == TRAP_TRACE && pf_step_finish(&step, uc)) {
+  if (info->si_code > 0 && pf_step_finish(&step, uc)) {
     seen.ended++;
     seen.last_rip = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
     return;
@@ -438,8 +445,12 @@ typedef struct {
   X(movsb, "movsb copies from the page", "movsb", .base = RSI, .size = 1, .rdi_dest = true) \
   X(movsl, "movsl copies from the page", "movsl", .base = RSI, .size = 4, .rdi_dest = true) \
   X(movsq, "movsq copies from the page", "movsq", .base = RSI, .rdi_dest = true) \
-  X(repmovsb, "rep movsb copies from the page", "rep movsb", .base = RSI, .rdi_dest = true, .rcx = 37, .rounds = 37, .aligned = true) \
-  X(repmovsq, "rep movsq copies from the page", "rep movsq", .base = RSI, .rdi_dest = true, .rcx = 9, .rounds = 9, .aligned = true) \
+  X(repmovsb, "rep movsb copies at once", "rep movsb", .base = RSI, .rdi_dest = true, .rcx = 37, .aligned = true) \
+  X(repmovsw, "rep movsw copies at once", "rep movsw", .base = RSI, .rdi_dest = true, .rcx = 19, .aligned = true) \
+  X(repmovsl, "rep movsl copies at once", "rep movsl", .base = RSI, .rdi_dest = true, .rcx = 21, .aligned = true) \
+  X(repmovsq, "rep movsq copies at once", "rep movsq", .base = RSI, .rdi_dest = true, .rcx = 9, .aligned = true) \
+  X(repmovsc, "rep movsb with more prefixes copies at once", ".byte 0x2e, 0xf2, 0x40, 0xa4", .base = RSI, .rdi_dest = true, .rcx = 5, .aligned = true) \
+  X(repmovsf, "rep movsb with fs traps in each round", "rep movsb %fs:(%rsi), (%rdi)", .base = RSI, .fs = true, .rdi_dest = true, .rcx = 11, .rounds = 11, .aligned = true) \
   X(repmovsd, "rep movsb copies downwards", "rep movsb", .base = RSI, .rdi_dest = true, .rcx = 11, .rounds = 11, .df = true, .aligned = true) \
   X(scasb, "scasb compares with the page", "scasb", .base = RDI, .size = 1) \
   X(scasq, "scasq compares with the page", "scasq", .base = RDI) \
@@ -662,6 +673,13 @@ static void test_forms(void) {
 
 /* --- what forms cannot show --- */
 
+static bool all(const uint8_t *bytes, size_t len, uint8_t value) {
+  for (size_t i = 0; i < len; i++) {
+    if (bytes[i] != value) return false;
+  }
+  return true;
+}
+
 static const form_t *form_named(const char *code) {
   for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
     if (forms[i].code == code) return &forms[i];
@@ -681,6 +699,63 @@ static void test_straddling_over_data(void) {
   memset(arena, 0, PAGE);
   check(cpu->gpr[RBP] == 0, "an operand across a good and a bad page reads as zeroes altogether", NULL);
   free(cpu);
+}
+
+/* Runs one rep movs from `from` to `to` and checks that it did what it says, with this many redirects. */
+static void check_copy(const char *code, unsigned size, const uint8_t *from, uint8_t *to, uint64_t rounds, unsigned redirects,
+                       const char *sentence) {
+  static cpu_t start, cpu;
+  const form_t *form = form_named(code);
+  fill(&start, rounds, ARITHMETIC);
+  start.gpr[RSI] = (uintptr_t)from;
+  start.gpr[RDI] = (uintptr_t)to;
+  start.gpr[RCX] = rounds;
+  cpu = start;
+  uint8_t *served = seen.served;
+  memset(&seen, 0, sizeof seen);
+  seen.served = served;
+  run_code = (uintptr_t)form->code;
+  run(&cpu);
+  char detail[100];
+  snprintf(detail, sizeof detail, "%u redirected, %u ended, %u refused", seen.redirected, seen.ended, seen.refused);
+  check(seen.redirected == redirects && seen.ended == redirects && seen.refused == 0 && seen.foreign == 0 && step.count == 0, sentence, detail);
+  bool moved = cpu.gpr[RSI] == start.gpr[RSI] + rounds * size && cpu.gpr[RDI] == start.gpr[RDI] + rounds * size && cpu.gpr[RCX] == 0;
+  bool kept = cpu.gpr[RAX] == start.gpr[RAX] && ((cpu.flags ^ start.flags) & (ARITHMETIC | DF | TF)) == 0;
+  check(moved && kept, sentence, "the registers are wrong");
+}
+
+static void test_copies(void) {
+  uint8_t *into = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  must(into != MAP_FAILED, "mmap");
+  set_bad(arena, PROT_NONE);
+  memset(arena, 0x11, PAGE);
+  memset(arena + 2 * PAGE, 0x22, PAGE);
+  memset(into, 0xaa, 4 * PAGE);
+
+  check_copy(code_repmovsb, 1, arena, into, 3 * PAGE, 1, "a copy across a bad page is redirected once");
+  check(all(into, PAGE, 0x11) && all(into + PAGE, PAGE, 0) && all(into + 2 * PAGE, PAGE, 0x22) && into[3 * PAGE] == 0xaa,
+        "a copy across a bad page reads the good ones", NULL);
+
+  memset(into, 0xaa, 4 * PAGE);
+  check_copy(code_repmovsq, 8, arena + 3, into, 3 * PAGE / 8 - 1, 2, "a copy of words that straddle is redirected for the page and the first word");
+  check(all(into, PAGE - 11, 0x11) && all(into + PAGE - 3, PAGE, 0) && all(into + 2 * PAGE + 5, PAGE - 13, 0x22) && into[3 * PAGE] == 0xaa,
+        "a copy of words that straddle loses no more than one word beside the bad page", NULL);
+
+  memset(into, 0xaa, 4 * PAGE);
+  must(mprotect(arena + 2 * PAGE, PAGE, PROT_NONE) == 0, "mprotect");
+  check_copy(code_repmovsl, 4, arena + PAGE + 12, into, 3 * PAGE / 4 - 3, 3, "a copy of three bad pages is redirected three times");
+  must(mprotect(arena + 2 * PAGE, PAGE, PROT_READ | PROT_WRITE) == 0, "mprotect");
+  check(all(into, 3 * PAGE - 12, 0) && into[3 * PAGE - 12] == 0xaa, "a copy of three bad pages is all zeroes", NULL);
+
+  memset(into, 0xaa, 4 * PAGE);
+  must(mprotect(into + PAGE, PAGE, PROT_NONE) == 0, "mprotect");
+  seen.served = into + PAGE;
+  check_copy(code_repmovsw, 2, arena + PAGE, into + PAGE - 100, PAGE / 2, 1, "a copy goes on when its destination had to be served");
+  check(seen.served_times == 1, "the destination was served once", NULL);
+  check(all(into + PAGE - 100, PAGE, 0) && into[2 * PAGE - 100] == 0xaa, "a copy to a served page is complete", NULL);
+  memset(arena, 0, PAGE);
+  memset(arena + 2 * PAGE, 0, PAGE);
+  munmap(into, 4 * PAGE);
 }
 
 static void test_stepping_already(void) {
@@ -832,6 +907,70 @@ static void test_second_operand(void) {
   check(pf_step_redirect(&state, &uc, address + 0x3000, zeroes, PF_STEP_ZEROES_MIN) == 0 && state.count == 2, "the second operand of cmpsb is redirected", NULL);
   check(refuses(&state, &uc, address, zeroes, PF_STEP_ZEROES_MIN), "there is no third operand", NULL);
   check(pf_step_cancel(&state, &uc) && memcmp(&before, &uc, sizeof uc) == 0, "two redirects can be taken back", NULL);
+}
+
+/* What a copy does to the context, step by step. */
+static void test_copy_contexts(void) {
+  static const uint8_t code[] = {0xf3, 0xa4};
+  uint64_t address = 0x700000001f80;
+  ucontext_t uc;
+  pf_step_t state;
+  memset(&state, 0, sizeof state);
+  fake(&uc, code);
+  uc.uc_mcontext.gregs[REG_RSI] = (greg_t)address;
+  uc.uc_mcontext.gregs[REG_RDI] = 0x10000;
+  uc.uc_mcontext.gregs[REG_RCX] = 1000;
+  ucontext_t before = uc;
+  check(pf_step_redirect(&state, &uc, address, zeroes, PF_STEP_ZEROES_MIN) == 0, "rep movsb is redirected", NULL);
+  check((uc.uc_mcontext.gregs[REG_EFL] & TF) == 0 && uc.uc_mcontext.gregs[REG_RIP] != before.uc_mcontext.gregs[REG_RIP], "a copy runs elsewhere without the trap flag", NULL);
+  check(uc.uc_mcontext.gregs[REG_RCX] == 128, "a copy ends with the page", NULL);
+  check(refuses(&state, &uc, 0x10000, zeroes, PF_STEP_ZEROES_MIN), "the destination of a copy is refused", NULL);
+
+  ucontext_t middle = uc;
+  pf_step_t middle_state = state;
+  middle.uc_mcontext.gregs[REG_RSI] += 28;
+  middle.uc_mcontext.gregs[REG_RDI] += 28;
+  middle.uc_mcontext.gregs[REG_RCX] -= 28;
+  check(!pf_step_finish(&middle_state, &middle), "a copy in progress has not ended", NULL);
+  check(pf_step_cancel(&middle_state, &middle) && middle_state.count == 0, "a copy in progress can be taken back", NULL);
+  ucontext_t expected = before;
+  expected.uc_mcontext.gregs[REG_RSI] += 28;
+  expected.uc_mcontext.gregs[REG_RDI] += 28;
+  expected.uc_mcontext.gregs[REG_RCX] -= 28;
+  check(memcmp(&expected, &middle, sizeof middle) == 0, "and has then done the rounds it did", NULL);
+
+  uc.uc_mcontext.gregs[REG_RSI] += 128;
+  uc.uc_mcontext.gregs[REG_RDI] += 128;
+  uc.uc_mcontext.gregs[REG_RCX] = 0;
+  uc.uc_mcontext.gregs[REG_RIP] += 2;
+  check(!pf_step_finish(&state, &uc) && !pf_step_cancel(&state, &uc), "a copy ends behind its breakpoint only", NULL);
+  uc.uc_mcontext.gregs[REG_RIP] += 1;
+  check(pf_step_finish(&state, &uc), "a copy ends behind its breakpoint", NULL);
+  expected = before;
+  expected.uc_mcontext.gregs[REG_RSI] += 128;
+  expected.uc_mcontext.gregs[REG_RDI] += 128;
+  expected.uc_mcontext.gregs[REG_RCX] -= 128;
+  check(memcmp(&expected, &uc, sizeof uc) == 0, "and the instruction goes on with the rounds that are left", NULL);
+
+  fake(&uc, code);
+  uc.uc_mcontext.gregs[REG_RSI] = (greg_t)address;
+  uc.uc_mcontext.gregs[REG_RCX] = 1000;
+  uc.uc_mcontext.gregs[REG_EFL] |= TF;
+  check(pf_step_redirect(&state, &uc, address, zeroes, PF_STEP_ZEROES_MIN) == 0 && uc.uc_mcontext.gregs[REG_RIP] == (greg_t)(uintptr_t)code &&
+          pf_step_cancel(&state, &uc),
+        "a program that is stepped already is stepped through rep movsb", NULL);
+
+  /* Little room behind the place: the copy must not read behind the area. */
+  for (unsigned offset = 1; offset <= PAGE; offset += 63) {
+    fake(&uc, code);
+    uc.uc_mcontext.gregs[REG_RSI] = (greg_t)(0x700000001000 + offset % PAGE);
+    uc.uc_mcontext.gregs[REG_RCX] = 100000;
+    size_t len = PAGE + 127;
+    bool ok = pf_step_redirect(&state, &uc, (uint64_t)uc.uc_mcontext.gregs[REG_RSI], zeroes, len) == 0;
+    uint64_t last = (uint64_t)(uc.uc_mcontext.gregs[REG_RSI] + uc.uc_mcontext.gregs[REG_RCX]);
+    check(ok && uc.uc_mcontext.gregs[REG_RCX] > 0 && last <= (uintptr_t)zeroes + len, "a copy stays in the zeroes", NULL);
+    check(pf_step_cancel(&state, &uc), "a copy can be taken back", NULL);
+  }
 }
 
 static void test_ambiguous_registers(void) {
@@ -1056,13 +1195,6 @@ static void *(*volatile move)(void *, const void *, size_t) = memmove;
 static int (*volatile compare)(const void *, const void *, size_t) = memcmp;
 static void *(*volatile search)(const void *, int, size_t) = memchr;
 
-static bool all(const uint8_t *bytes, size_t len, uint8_t value) {
-  for (size_t i = 0; i < len; i++) {
-    if (bytes[i] != value) return false;
-  }
-  return true;
-}
-
 static void test_library(void) {
   uint8_t *into = aligned_alloc(PAGE, ARENA_PAGES * PAGE);
   must(into != NULL, "aligned_alloc");
@@ -1151,6 +1283,8 @@ int main(void) {
 
   test_forms();
   test_straddling_over_data();
+  test_copies();
+  test_copy_contexts();
   test_stepping_already();
   test_refusals_as_reads();
   test_bytes();
