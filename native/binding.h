@@ -42,6 +42,10 @@ void pf_failure_of(pf_region_t *region, uint64_t page, pf_why_t why, pf_failure_
 /* The region an id names, entered; throws CLOSED and returns NULL when it is gone or closed. */
 pf_region_t *pf_open_region(napi_env env, napi_value id);
 
+/* The thread holds a region (or no longer); what it still holds when its environment ends is given back then. */
+void pf_hold_for(napi_env env, uint64_t id);
+void pf_unhold_for(napi_env env, uint64_t id);
+
 typedef struct {
   const char *name;
   napi_callback function;

@@ -153,6 +153,7 @@ static napi_value region_create(napi_env env, napi_callback_info info) {
       napi_create_bigint_uint64(env, (uint64_t)(uintptr_t)region->base, &address);
       pf_set(env, out, "id", pf_from_number(env, (double)atomic_load(&region->id)));
       pf_set(env, out, "address", address);
+      pf_hold_for(env, atomic_load(&region->id));
       pf_region_leave(region);
     } else {
       discard_source(&options.source);
@@ -185,6 +186,7 @@ static napi_value region_array_buffer(napi_env env, napi_callback_info info) {
     return NULL;
   }
   void *id = (void *)(uintptr_t)atomic_load(&region->id);
+  region->buffered = true;
   napi_status status = napi_create_external_arraybuffer(env, region->base, (size_t)region->byte_length, collected, id, &buffer);
   pf_region_leave(region);
   if (status != napi_ok && status != napi_pending_exception) {
@@ -204,6 +206,7 @@ static napi_value region_shared_array_buffer(napi_env env, napi_callback_info in
     return NULL;
   }
   region->shared = true;
+  region->buffered = true;
   void *id = (void *)(uintptr_t)atomic_load(&region->id);
   napi_status status = create(env, region->base, (size_t)region->byte_length, shared_collected, id, &buffer);
   pf_region_leave(region);
@@ -220,6 +223,9 @@ static napi_value region_acquire(napi_env env, napi_callback_info info) {
   pf_args(env, info, 1, args);
   pf_region_t *region = pf_region_by_id(pf_number(env, args[0]));
   bool held = region != NULL && pf_region_hold(region);
+  if (held) {
+    pf_hold_for(env, atomic_load(&region->id));
+  }
   if (region != NULL) {
     pf_region_leave(region);
   }
@@ -231,29 +237,89 @@ static napi_value region_acquire(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+/* Drops a holder. A plain region's memory is unmapped with the last: whoever could touch it has been detached, or never had a buffer. */
+static bool end_hold(uint64_t id, bool force, bool detached) {
+  pf_region_t *region = pf_region_by_id(id);
+  if (region == NULL) {
+    return false;
+  }
+  bool unmap = !region->shared && (detached || !region->buffered);
+  bool ended = pf_region_close(region, force);
+  pf_region_leave(region);
+  if (ended && unmap) {
+    pf_region_memory_gone(id);
+  } else if (ended) {
+    pf_region_reap();
+  }
+  return ended;
+}
+
 static napi_value region_close(napi_env env, napi_callback_info info) {
   napi_value args[3], result = NULL;
   pf_args(env, info, 3, args);
   uint64_t id = pf_number(env, args[0]);
-  pf_region_t *region = pf_region_by_id(id);
-  bool ended = false;
-  if (region != NULL) {
-    bool plain = false;
-    napi_is_arraybuffer(env, args[1], &plain);
-    bool last = region->holders <= 1 || pf_boolean(env, args[2]);
-    if (plain && last) {
-      napi_detach_arraybuffer(env, args[1]); /* before anything else: from here on no JavaScript can touch it */
-    }
-    ended = pf_region_close(region, pf_boolean(env, args[2]));
-    pf_region_leave(region);
-    if (ended && plain) {
-      pf_region_memory_gone(id);
-    } else if (ended) {
-      pf_region_reap();
+  bool plain = false;
+  napi_is_arraybuffer(env, args[1], &plain);
+  if (plain) {
+    napi_detach_arraybuffer(env, args[1]); /* before anything else: from here on no JavaScript can touch it */
+  }
+  pf_unhold_for(env, id);
+  napi_get_boolean(env, end_hold(id, pf_boolean(env, args[2]), plain), &result);
+  return result;
+}
+
+/* --- what a thread holds, given back when its environment ends, however it ends ----------------------------------------- */
+
+typedef struct {
+  uint64_t *ids;
+  size_t count, capacity;
+} holds_t;
+
+static void give_back(void *data) {
+  holds_t *holds = data;
+  for (size_t i = 0; i < holds->count; i++) {
+    end_hold(holds->ids[i], false, false);
+  }
+  free(holds->ids);
+  free(holds);
+}
+
+static holds_t *holds_of(napi_env env) {
+  holds_t *holds = NULL;
+  if (napi_get_instance_data(env, (void **)&holds) == napi_ok && holds == NULL) {
+    holds = calloc(1, sizeof *holds);
+    if (holds != NULL) {
+      napi_set_instance_data(env, holds, NULL, NULL);
+      napi_add_env_cleanup_hook(env, give_back, holds);
     }
   }
-  napi_get_boolean(env, ended, &result);
-  return result;
+  return holds;
+}
+
+void pf_hold_for(napi_env env, uint64_t id) {
+  holds_t *holds = holds_of(env);
+  if (holds != NULL && holds->count == holds->capacity) {
+    size_t capacity = holds->capacity == 0 ? 16 : holds->capacity * 2;
+    uint64_t *ids = realloc(holds->ids, capacity * sizeof *ids);
+    if (ids == NULL) {
+      return; /* then only closing gives it back */
+    }
+    holds->ids = ids;
+    holds->capacity = capacity;
+  }
+  if (holds != NULL) {
+    holds->ids[holds->count++] = id;
+  }
+}
+
+void pf_unhold_for(napi_env env, uint64_t id) {
+  holds_t *holds = holds_of(env);
+  for (size_t i = holds == NULL ? 0 : holds->count; i-- > 0;) {
+    if (holds->ids[i] == id) {
+      holds->ids[i] = holds->ids[--holds->count];
+      return;
+    }
+  }
 }
 
 static napi_value region_is_open(napi_env env, napi_callback_info info) {

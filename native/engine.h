@@ -162,6 +162,7 @@ typedef struct pf_region {
   bool unreadable_zero;    /* a raw touch of a page that cannot be had reads zeroes */
   bool foreign;            /* the memory is not ours to unmap (`into`) */
   bool shared;             /* the memory stays registered when closed, until it is collected */
+  bool buffered;           /* JavaScript has a buffer over it, whose end is told by pf_region_memory_gone */
   bool memory_gone;        /* its buffer was detached or collected: it may be unmapped */
   bool drained;            /* closed and shared: pages, budget and store are given back */
   struct pf_region *next_closed; /* under the registry lock */

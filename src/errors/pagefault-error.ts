@@ -23,15 +23,15 @@ export interface PagefaultErrorDetails {
 export class PagefaultError extends Error {
   readonly code: PagefaultErrorCode;
   /** Name of the segment, where the failure is of one segment. */
-  readonly segment?: string;
+  declare readonly segment?: string;
   /** Byte offset in the segment. */
-  readonly offset?: number;
+  declare readonly offset?: number;
   /** Number of the page in the segment. */
-  readonly page?: number;
+  declare readonly page?: number;
   /** Positive, as in errno.h. */
-  readonly errno?: number;
+  declare readonly errno?: number;
   /** The system call that failed. */
-  readonly syscall?: string;
+  declare readonly syscall?: string;
 
   constructor(code: PagefaultErrorCode, message: string, details: PagefaultErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });

@@ -144,7 +144,7 @@ export interface NativeBinding {
   regionAcquire(id: number): void;
   /**
    * Drops one holder. With the last one (or `force`): touches fail, waits end, pages are dropped. A plain `buffer` given is detached and
-   * the memory unmapped; shared memory stays registered, and a touch of it fails with "segment closed". Returns true when the region ended.
+   * the memory unmapped, as it is when none was ever made; shared memory stays registered, and a touch of it fails with "segment closed". Returns true when the region ended.
    */
   regionClose(id: number, buffer: ArrayBuffer | undefined, force: boolean): boolean;
   /** True while the region is open. Never throws. */

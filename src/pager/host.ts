@@ -117,12 +117,15 @@ class Host {
   #closed(): void {
     this.#open -= 1;
     if (this.#open > 0 || this.#gone !== undefined) return;
-    this.#idle = setTimeout(() => {
-      if (this.#open > 0) return;
-      this.#gone = 'the store is closed';
-      if (host === this) host = undefined;
-      void this.#worker.terminate();
-    }, IDLE_MS).unref();
+    clearTimeout(this.#idle);
+    this.#idle = setTimeout(() => this.#end(), host === this ? IDLE_MS : 0).unref();
+  }
+
+  #end(): void {
+    if (this.#open > 0) return;
+    this.#gone = 'the store is closed';
+    if (host === this) host = undefined;
+    void this.#worker.terminate();
   }
 
   /** One request, its answer, its deadline. */
@@ -151,7 +154,10 @@ class Host {
         else reject(new StoreError(answer.code, answer.message, { cause: deserializeCause(answer.cause) }));
       };
       const abort = (): void => fail(signal?.reason);
-      const timer = setTimeout(() => fail(new StoreError('ERR_PAGEFAULT_TIMEOUT', late)), timeoutMs);
+      const timer = setTimeout(() => {
+        if (host === this) host = undefined; // it may never answer again: the next store gets another Worker
+        fail(new StoreError('ERR_PAGEFAULT_TIMEOUT', late));
+      }, timeoutMs);
       signal?.addEventListener('abort', abort, { once: true });
       this.#requests.set(request, { settle, reject: fail });
       this.#worker.ref();

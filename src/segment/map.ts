@@ -38,10 +38,10 @@ function createRegion(
   }
 }
 
-/** The buffer over a region's memory; the region is closed if there can be none. */
-function bufferOf(id: number, shared: boolean): ArrayBuffer | SharedArrayBuffer {
+/** A SharedArrayBuffer over a region's memory; the region is closed if there can be none. */
+function sharedBufferOf(id: number): SharedArrayBuffer {
   try {
-    const buffer = shared ? native().regionSharedArrayBuffer(id) : native().regionArrayBuffer(id);
+    const buffer = native().regionSharedArrayBuffer(id);
     if (buffer !== undefined) return buffer;
     throw new Error('the runtime made no SharedArrayBuffer, though it says that it can');
   } catch (error) {
@@ -79,9 +79,10 @@ function build(ref: StoreRef, source: Source, options: CheckedOptions, choice: C
   }
   const { id, address } = createRegion(wanted, options.resident);
   given();
-  const buffer = into ?? bufferOf(id, options.shared);
+  const shared = into ?? (options.shared ? sharedBufferOf(id) : undefined);
   const region = new Region(id, wanted.name, wanted.byteLength, wanted.pageSize);
   const { backend, reason } = choice;
+  const buffer = shared ?? (() => region.call((core) => core.regionArrayBuffer(id)));
   return new Segment({ region, buffer, address, backend, backendReason: reason, ended: source.ended });
 }
 

@@ -13,12 +13,13 @@ import { checkCount, checkRange } from './range.js';
 import type { Region } from './region.js';
 import { readStats, type SegmentStats } from './stats.js';
 import { makeView, type TypedArrayConstructor } from './view.js';
-import { linger, unwatch, watch } from './watch.js';
+import { keepWith, linger, unwatch, watch } from './watch.js';
 
 /** What `map` and `open` know of a segment. */
 export interface SegmentParts {
   region: Region;
-  buffer: ArrayBuffer | SharedArrayBuffer;
+  /** The memory, or what makes an ArrayBuffer of it when it is first asked for. */
+  buffer: SharedArrayBuffer | (() => ArrayBuffer);
   address: bigint;
   backend: Backend;
   backendReason: string;
@@ -38,8 +39,6 @@ export interface CloseOptions {
  * replaced ours. Every method throws a `ClosedError` once the segment is closed.
  */
 export class Segment extends EventTarget implements AsyncDisposable {
-  /** The memory. A touch of a page that is not there reads it from the store. May be longer than `byteLength` where it is shared. */
-  readonly buffer: ArrayBuffer | SharedArrayBuffer;
   /** Bytes of the segment. */
   readonly byteLength: number;
   /** Bytes of a page. */
@@ -52,6 +51,8 @@ export class Segment extends EventTarget implements AsyncDisposable {
   readonly backendReason: string;
   /** What errors, reports and /proc/self/maps call it. */
   readonly name: string;
+  #buffer: ArrayBuffer | SharedArrayBuffer | undefined;
+  readonly #makeBuffer: (() => ArrayBuffer) | undefined;
   readonly #region: Region;
   readonly #ended: (() => Promise<void>) | undefined;
   #closing: Promise<void> | undefined;
@@ -59,7 +60,8 @@ export class Segment extends EventTarget implements AsyncDisposable {
   constructor(parts: SegmentParts) {
     super();
     const { region } = parts;
-    this.buffer = parts.buffer;
+    if (typeof parts.buffer === 'function') this.#makeBuffer = parts.buffer;
+    else this.#buffer = parts.buffer;
     this.byteLength = region.byteLength;
     this.pageSize = region.pageSize;
     this.name = region.name;
@@ -68,7 +70,23 @@ export class Segment extends EventTarget implements AsyncDisposable {
     this.backendReason = parts.backendReason;
     this.#region = region;
     this.#ended = parts.ended;
-    watch(region, this, this.buffer, this.#ended);
+    watch(region, this, this.#ended);
+    if (this.#buffer !== undefined) keepWith(this.#buffer, this);
+  }
+
+  /**
+   * The memory. A touch of a page that is not there reads it from the store. May be longer than `byteLength` where it is
+   * shared. A plain ArrayBuffer is made when it is first asked for: V8 counts its length as if it were memory in use, and
+   * answers a long one with a garbage collection (4 to 7 ms, measured by `npm run bench -- --only open-time`).
+   */
+  get buffer(): ArrayBuffer | SharedArrayBuffer {
+    if (this.#buffer === undefined) {
+      this.#region.check();
+      const made = (this.#makeBuffer as () => ArrayBuffer)();
+      keepWith(made, this);
+      this.#buffer = made;
+    }
+    return this.#buffer;
   }
 
   /** For `open` in another thread. Only shared segments have one. */
@@ -185,7 +203,7 @@ export class Segment extends EventTarget implements AsyncDisposable {
 
   async #close(): Promise<void> {
     const region = this.#region;
-    const plain = this.buffer instanceof SharedArrayBuffer ? undefined : this.buffer;
+    const plain = this.#buffer instanceof SharedArrayBuffer ? undefined : this.#buffer;
     let ended = true;
     try {
       ended = region.call((core, id) => core.regionClose(id, plain, false));

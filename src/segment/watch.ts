@@ -19,7 +19,6 @@ interface Lingering {
 interface Watched {
   region: Region;
   target: WeakRef<EventTarget>;
-  shared: boolean;
 }
 
 const watched = new Map<Region, Watched>();
@@ -32,14 +31,7 @@ let started = false;
 function start(): void {
   if (started) return;
   started = true;
-  if (isMainThread) {
-    process.on('exit', (code) => native().exiting(code));
-    return;
-  }
-  // A thread that ends holds nothing any more; its plain buffers go with it.
-  process.on('exit', () => {
-    for (const { region, shared } of watched.values()) if (shared) native().regionClose(region.id, undefined, false);
-  });
+  if (isMainThread) process.on('exit', (code) => native().exiting(code));
 }
 
 function look(): void {
@@ -86,9 +78,10 @@ interface Collected {
   ended: (() => Promise<void>) | undefined;
 }
 
-/** A buffer collected unclosed: the core ends its region, the rest is ended here. */
+/** A segment collected unclosed, and its buffer with it: its region ends here. */
 const collected = new FinalizationRegistry<Collected>(({ region, ended }) => {
   watched.delete(region);
+  native().regionClose(region.id, undefined, false);
   region.close();
   if (ended !== undefined) linger(region.id, ended);
   rest();
@@ -97,17 +90,15 @@ const collected = new FinalizationRegistry<Collected>(({ region, ended }) => {
 /** Segments live as long as their buffers: a view may be all that the user keeps, beside a listener. */
 const owners = new WeakMap<ArrayBufferLike, EventTarget>();
 
-/** From here to `unwatch` the segment gets its events. */
-export function watch(
-  region: Region,
-  segment: EventTarget,
-  buffer: ArrayBufferLike,
-  ended: (() => Promise<void>) | undefined,
-): void {
-  start();
+export function keepWith(buffer: ArrayBufferLike, segment: EventTarget): void {
   owners.set(buffer, segment);
-  watched.set(region, { region, target: new WeakRef(segment), shared: buffer instanceof SharedArrayBuffer });
-  collected.register(buffer, { region, ended }, region);
+}
+
+/** From here to `unwatch` the segment gets its events. */
+export function watch(region: Region, segment: EventTarget, ended: (() => Promise<void>) | undefined): void {
+  start();
+  watched.set(region, { region, target: new WeakRef(segment) });
+  collected.register(segment, { region, ended }, region);
   run();
 }
 
