@@ -410,7 +410,7 @@ typedef struct pf_job pf_job_t;
 struct pf_job {
   pf_region_t *region; /* entered; the owner of the job leaves it after done */
   uint64_t first, end; /* pages */
-  bool pin;
+  bool pin;            /* the pages are pinned already; unpinned if the load fails */
   _Atomic uint32_t cancel;
   _Atomic uint64_t pages_done;
   pf_why_t why;        /* when done */

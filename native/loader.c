@@ -64,6 +64,9 @@ static void *serve(void *unused) {
     pf_job_t *job = take();
     if (job != NULL) {
       run(job);
+      if (job->pin && job->why.code != PF_OK) {
+        pf_pin_remove(job->region, job->first, job->end); /* all or nothing */
+      }
       job->done(job);
       continue;
     }

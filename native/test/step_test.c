@@ -1085,6 +1085,9 @@ static void test_contexts(void) {
   check(pf_step_finish(&state, &uc) && state.count == 0, "a trap behind the instruction does", NULL);
   uc.uc_mcontext.gregs[REG_RIP] -= (greg_t)sizeof load;
   check(memcmp(&before, &uc, sizeof uc) == 0, "and puts the context back", NULL);
+  uc.uc_mcontext.gregs[REG_EFL] |= TF;
+  before = uc;
+  check(!pf_step_finish(&state, &uc) && !pf_step_cancel(&state, &uc) && memcmp(&before, &uc, sizeof uc) == 0, "a redirect ends once", NULL);
 }
 
 /* The last instruction of a page of code, with nothing mapped behind it. */

@@ -53,7 +53,8 @@ interface NativeError extends Error {
 
 /** The public form of an error that the core threw. Anything else comes back as it is. */
 export function fromNative(error: unknown, where?: Where): unknown {
-  if (!(error instanceof Error) || error instanceof PagefaultError) return error;
+  // Subclasses are ours or the runtime's: the core throws plain Errors.
+  if (!(error instanceof Error) || Object.getPrototypeOf(error) !== Error.prototype) return error;
   const { code, errno, syscall, failure, message } = error as NativeError;
   if (failure !== undefined) return toPageError(failure, where);
   const name = where?.name ?? 'unknown';

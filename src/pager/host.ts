@@ -194,12 +194,21 @@ class Host {
 let host: Host | undefined;
 
 /** Opens a store in this thread's pager. Rejects with a StoreError, or with the signal's reason. */
-export function openCustom(
+export async function openCustom(
   ref: CustomRef,
   part: Part,
   timeoutMs: number,
   signal: AbortSignal | undefined,
 ): Promise<CustomStore> {
+  const used = host;
+  if (used !== undefined && !used.gone) {
+    try {
+      return await used.open(ref, part, timeoutMs, signal);
+    } catch (error) {
+      // Another store has ended that Worker; its end was only seen now.
+      if (!(error instanceof StoreError) || error.code !== 'ERR_PAGEFAULT_STORE_GONE') throw error;
+    }
+  }
   if (host === undefined || host.gone) host = new Host();
   return host.open(ref, part, timeoutMs, signal);
 }

@@ -47,8 +47,10 @@ test('what the core throws becomes the class of its code', () => {
   assert.equal(system.syscall, 'mmap');
   assert.ok(thrown('ERR_PAGEFAULT_STORE', { failure }) instanceof PageError);
   assert.ok(thrown('ERR_PAGEFAULT_BUDGET') instanceof PagefaultError);
-  const foreign = new Error('not ours');
-  assert.equal(fromNative(foreign, where), foreign);
+  const argument = Object.assign(new RangeError('wrong'), { code: 'ERR_PAGEFAULT_OUT_OF_RANGE' });
+  for (const other of [new Error('not ours'), argument, new ClosedError('data'), 'a string', undefined]) {
+    assert.equal(fromNative(other, where), other);
+  }
 });
 
 test('a page that failed because the segment was closed is a ClosedError', () => {
