@@ -368,6 +368,8 @@ void *pf_pager_owner(const pf_pager_t *pager);
 /* True on the thread that made it. */
 bool pf_pager_is_mine(const pf_pager_t *pager);
 bool pf_pager_is_dead(const pf_pager_t *pager);
+/* Why it died, "" while it lives. */
+const char *pf_pager_reason(const pf_pager_t *pager);
 /* True when the calling thread is the one that would have to bring the page. */
 bool pf_pager_is_me(const pf_pager_t *pager);
 /* Gives up on a page's order, for a waiter whose deadline is over. False: there is none (any more). */

@@ -268,7 +268,7 @@ static bool load_by_pager(pf_region_t *region, uint64_t page, pf_wait_t *wait, p
   plan_t plan = plan_load(region, page, wait);
   if (!pf_pager_ask(region, page, 0, wait, why)) {
     if (why->code == PF_E_GONE || why->code == PF_E_TIMEOUT) {
-      pf_page_fail(region, page, *why, NULL, NULL);
+      pf_page_fail(region, page, *why, why->code == PF_E_GONE ? pf_pager_reason(region->source.pager) : NULL, NULL);
     } else {
       pf_pages_unclaim(region, page, 1);
     }

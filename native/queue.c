@@ -119,6 +119,7 @@ pf_pager_t *pf_pager_by_id(uint64_t id) {
 }
 
 bool pf_pager_is_dead(const pf_pager_t *pager) { return atomic_load(&pager->dead) != 0; }
+const char *pf_pager_reason(const pf_pager_t *pager) { return pager->reason; }
 bool pf_pager_is_mine(const pf_pager_t *pager) { return pthread_equal(pager->thread, pthread_self()); }
 void pf_pager_set_owner(pf_pager_t *pager, void *owner) { pager->owner = owner; }
 void *pf_pager_owner(const pf_pager_t *pager) { return pager->owner; }
