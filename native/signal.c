@@ -14,6 +14,7 @@
 #include "report.h"
 #include "thread.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
@@ -32,7 +33,8 @@ static struct {
   bool installed;
 } chain[SIGNALS];
 
-static pf_lock_t install_lock; /* not in a handler */
+static pf_lock_t install_lock;   /* not in a handler */
+static _Atomic unsigned wanted; /* how many of the handlers are needed so far */
 static _Atomic uint64_t reinstalls, forwarded;
 static _Atomic uint32_t *alive; /* reads 0 in a forked child */
 static uint8_t *zeroes;
@@ -256,9 +258,63 @@ static bool is_nested(unsigned which, siginfo_t *info) {
   return true;
 }
 
+/* A step of a redirected load has been made. */
+static bool handle_trap(siginfo_t *info, ucontext_t *uc) {
+  pf_thread_t *thread = info->si_code > 0 ? pf_thread_find() : NULL;
+  bool ended = thread != NULL && pf_step_finish(&thread->step, uc);
+  if (thread != NULL) {
+    pf_thread_leave(thread);
+  }
+  return ended;
+}
+
+static bool handle_own(unsigned which, siginfo_t *info, void *context) {
+  return which == ON_TRAP ? handle_trap(info, context) : is_nested(which, info) || handle_fault(which, info, context);
+}
+
+/* --- several copies of the library --------------------------------------------------------------------------------------- */
+
+/* The handlers of one copy serve all: a copy that finds those of another installed attaches to them instead of putting its own on top. What it
+ * looks for is this symbol in the object that the installed handler lies in; the layout is fixed for all versions. */
+#define COPIES 16
+
+typedef bool (*own_t)(unsigned which, siginfo_t *info, void *context);
+
+struct pagefault_handlers {
+  uint32_t version;
+  bool (*attach)(own_t own);
+  int (*check)(unsigned count);
+};
+
+static _Atomic(own_t) attached[COPIES];
+static const struct pagefault_handlers *host; /* the copy that serves us, if it is another */
+
+static bool attach(own_t own) {
+  for (size_t i = 0; i < COPIES; i++) {
+    own_t none = NULL;
+    if (atomic_compare_exchange_strong(&attached[i], &none, own) || none == own) {
+      return true;
+    }
+  }
+  return false;
+}
+
+static bool handle_attached(unsigned which, siginfo_t *info, void *context) {
+  for (size_t i = 0; i < COPIES; i++) {
+    own_t own = atomic_load_explicit(&attached[i], memory_order_acquire);
+    if (own == NULL) {
+      return false;
+    }
+    if (own(which, info, context)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 static void handle(unsigned which, siginfo_t *info, void *context) {
   int before = errno;
-  if (!is_nested(which, info) && !handle_fault(which, info, context)) {
+  if (!handle_own(which, info, context) && !handle_attached(which, info, context)) {
     forward(which, info, context);
   }
   errno = before;
@@ -276,21 +332,43 @@ static void on_segv(int number, siginfo_t *info, void *context) {
 
 static void on_trap(int number, siginfo_t *info, void *context) {
   (void)number;
-  int before = errno;
-  pf_thread_t *thread = info->si_code > 0 ? pf_thread_find() : NULL;
-  bool ended = thread != NULL && pf_step_finish(&thread->step, context);
-  if (thread != NULL) {
-    pf_thread_leave(thread);
-  }
-  if (!ended) {
-    forward(ON_TRAP, info, context);
-  }
-  errno = before;
+  handle(ON_TRAP, info, context);
 }
 
 /* --- installing -------------------------------------------------------------------------------------------------------------- */
 
 static void (*const handlers[SIGNALS])(int, siginfo_t *, void *) = {on_bus, on_segv, on_trap};
+
+static int check_all(unsigned count);
+
+__attribute__((visibility("default"))) const struct pagefault_handlers pagefault_handlers_v1 = {1, attach, check_all};
+
+/* The copy of this library that the handler belongs to, or NULL. */
+static const struct pagefault_handlers *copy_behind(const struct sigaction *action) {
+  Dl_info object;
+  void *code;
+  memcpy(&code, &action->sa_sigaction, sizeof code);
+  if (!(action->sa_flags & SA_SIGINFO) || dladdr(code, &object) == 0 || object.dli_fname == NULL) {
+    return NULL;
+  }
+  void *library = dlopen(object.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+  if (library == NULL) {
+    return NULL;
+  }
+  const struct pagefault_handlers *found = dlsym(library, "pagefault_handlers_v1");
+  dlclose(library);
+  return found != NULL && found != &pagefault_handlers_v1 && found->version >= 1 ? found : NULL;
+}
+
+/* install_lock held. True when another copy serves us from here on. */
+static bool join_other_copy(void) {
+  struct sigaction now;
+  const struct pagefault_handlers *found = sigaction(SIGSEGV, NULL, &now) == 0 ? copy_behind(&now) : NULL;
+  if (found != NULL && found->attach(handle_own)) {
+    host = found;
+  }
+  return host != NULL;
+}
 
 /* install_lock held. Puts ours on top; 1 when another one was there although we had been installed. */
 static int install(unsigned which) {
@@ -340,6 +418,12 @@ static int prepare(void) {
 /* install_lock held. SIGTRAP only from the first attempt on: debuggers and others use it. */
 static int install_all(unsigned count) {
   int err = prepare();
+  if (err < 0) {
+    return err;
+  }
+  if (host != NULL || (!chain[ON_SEGV].installed && join_other_copy())) {
+    return host->check(count);
+  }
   for (unsigned which = 0; err >= 0 && which < count; which++) {
     err = install(which);
     if (err > 0) {
@@ -349,17 +433,25 @@ static int install_all(unsigned count) {
   return err < 0 ? err : 0;
 }
 
-int pf_signal_start(void) {
+static int install_locked(unsigned count) {
   sigset_t before;
   pf_mask_signals(&before);
   pf_lock(&install_lock);
-  int err = install_all(chain[ON_TRAP].installed ? SIGNALS : ON_TRAP);
+  int err = install_all(count > wanted ? count : wanted);
+  if (err == 0 && count > wanted) {
+    wanted = count;
+  }
   pf_unlock(&install_lock);
   pf_restore_signals(&before);
   return err;
 }
 
-int pf_signal_check(void) { return chain[ON_SEGV].installed ? pf_signal_start() : 0; }
+/* For other copies, which call it with their own lock held. */
+static int check_all(unsigned count) { return install_locked(count < SIGNALS ? count : SIGNALS); }
+
+int pf_signal_start(void) { return install_locked(ON_TRAP); }
+
+int pf_signal_check(void) { return wanted == 0 ? 0 : install_locked(0); }
 
 uint64_t pf_signal_reinstalls(void) { return atomic_load(&reinstalls); }
 uint64_t pf_signal_forwarded(void) { return atomic_load(&forwarded); }
@@ -367,16 +459,9 @@ uint64_t pf_signal_forwarded(void) { return atomic_load(&forwarded); }
 /* --- attempts ----------------------------------------------------------------------------------------------------------------- */
 
 int pf_attempt_begin(void) {
-  if (!chain[ON_TRAP].installed) {
-    sigset_t before;
-    pf_mask_signals(&before);
-    pf_lock(&install_lock);
-    int err = install_all(SIGNALS);
-    pf_unlock(&install_lock);
-    pf_restore_signals(&before);
-    if (err != 0) {
-      return err;
-    }
+  int err = atomic_load(&wanted) == SIGNALS ? 0 : install_locked(SIGNALS);
+  if (err != 0) {
+    return err;
   }
   pf_thread_t *thread = pf_thread_enter();
   if (thread == NULL) {

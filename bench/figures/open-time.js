@@ -17,7 +17,8 @@ export default {
       floor: median(floor.milliseconds),
       per: 'ms',
       others: {
-        'of it V8 collecting garbage': median(plain.collecting),
+        'first use of .buffer': median(plain.touching),
+        'of both, V8 collecting': median(plain.collecting),
         'in the floor': median(floor.collecting),
         'shared: true': median(shared.milliseconds),
       },

@@ -1,6 +1,6 @@
 // Opening the largest segment: the time of `map()` and the memory it costs, page tables included, against mmap and UFFDIO_REGISTER in C.
-// Every external ArrayBuffer of such a length makes V8 collect garbage before it is handed out, the floor's too; how long that took is
-// reported apart. A SharedArrayBuffer is not counted that way.
+// Every external ArrayBuffer of such a length makes V8 collect garbage before it is handed out, whoever makes it: the first use of a
+// plain segment's buffer pays for that, and is reported apart, as is what the floor's collection took. SharedArrayBuffers are spared.
 import { openSync } from 'node:fs';
 import { PerformanceObserver } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -15,6 +15,7 @@ export const LENGTH = `${LARGEST / 2 ** 30} GiB`;
 /** What one way of opening cost, round by round. */
 class Costs {
   milliseconds = /** @type {number[]} */ ([]);
+  touching = /** @type {number[]} */ ([]);
   collecting = /** @type {number[]} */ ([]);
   bytes = /** @type {number[]} */ ([]);
 }
@@ -33,19 +34,24 @@ export async function measureOpen({ map, stores, rounds }) {
    * @template T
    * @param {Costs} costs
    * @param {() => T | Promise<T>} open
+   * @param {(opened: T) => ArrayBufferLike} buffer
    * @param {(opened: T) => unknown} close
    */
-  const once = async (costs, open, close) => {
+  const once = async (costs, open, buffer, close) => {
     const before = memory();
     const begin = performance.now();
     const opened = await open();
     const end = performance.now();
+    const { byteLength } = buffer(opened);
+    const handed = performance.now();
+    if (byteLength !== LARGEST) throw new Error(`The buffer has ${byteLength} bytes.`);
     const after = memory();
     await close(opened);
     await sleep(1); // the observer reports on a later turn
     costs.milliseconds.push(end - begin);
+    costs.touching.push(handed - end);
     costs.bytes.push(after.resident + after.pageTables - before.resident - before.pageTables);
-    const inside = collections.filter(({ startTime }) => startTime >= begin && startTime < end);
+    const inside = collections.filter(({ startTime }) => startTime >= begin && startTime < handed);
     costs.collecting.push(inside.reduce((total, { duration }) => total + duration, 0));
     collections.length = 0;
   };
@@ -57,14 +63,21 @@ export async function measureOpen({ map, stores, rounds }) {
     await once(
       all.plain,
       () => map(store, { backend: 'signal' }),
+      (segment) => segment.buffer,
       (segment) => segment.close(),
     );
     await once(
       all.shared,
       () => map(store, { backend: 'signal', shared: true }),
+      (segment) => segment.buffer,
       (segment) => segment.close(),
     );
-    await once(all.floor, () => floor.sigbusOpen(LARGEST, zero, 1, 0), floor.sigbusClose);
+    await once(
+      all.floor,
+      () => floor.sigbusOpen(LARGEST, zero, 1, 0),
+      (buffer) => buffer,
+      floor.sigbusClose,
+    );
   }
   return all;
 }

@@ -159,7 +159,7 @@ test('SIGINT ends it soon with exit code 130', async () => {
   );
   const interrupting = runCli(['map', path, '--store', slow, '--readahead', '0'], {
     onSpawn: async (child) => {
-      while (!existsSync(marker)) await new Promise((resolve) => setTimeout(resolve, 20));
+      while (child.exitCode === null && !existsSync(marker)) await new Promise((resolve) => setTimeout(resolve, 20));
       child.kill('SIGINT');
     },
   });
