@@ -1,6 +1,6 @@
 // What a touched page costs beside its own memory and its entry in the kernel's page tables, when all pages of a segment are touched: the
 // growth of the process while they are, less the pages themselves, less the growth of page tables that the floor in C has for as many. In
-// order and at random, with and without a budget (that holds them all); the largest counts. The first pages are touched before, so that what is there once per
+// order and at random, with and without a budget (that holds them all); the largest counts. A few pages are touched before, so that what is there once per
 // segment or process does not count.
 import { openSync } from 'node:fs';
 import { floor } from '../floor/index.js';
@@ -16,6 +16,7 @@ export default {
   async run({ map, stores, quick }) {
     const pages = quick ? 65_536 : 262_144;
     const byteLength = pages * PAGE;
+    const few = sequential(64);
 
     /**
      * Growth of page tables and of all other memory but the region's own.
@@ -24,9 +25,9 @@ export default {
      * @param {() => number} resident
      */
     const growth = (view, order, resident) => {
-      touch(view, order.subarray(0, pages / 64), PAGE);
+      touch(view, few, PAGE);
       const before = { ...memory(), own: resident() };
-      touch(view, order.subarray(pages / 64), PAGE);
+      touch(view, order, PAGE);
       const after = { ...memory(), own: resident() };
       const other = after.resident - after.own - (before.resident - before.own);
       return { other, pageTables: after.pageTables - before.pageTables };
@@ -45,9 +46,8 @@ export default {
           const segment = await map(stores.zero(byteLength), { backend: 'signal', ...options });
           const grown = growth(segment.view(Uint8Array), order, () => residentWithin(segment.address, byteLength));
           await segment.close();
-          const each = (grown.other + grown.pageTables - pageTables) / (pages - pages / 64);
-          const samples = (perPage[`${name}, ${kind}`] ??= []);
-          if (round > 0) samples.push(each);
+          const each = (grown.other + grown.pageTables - pageTables) / pages;
+          if (round > 0) perPage[`${name}, ${kind}`] = [...(perPage[`${name}, ${kind}`] ?? []), each];
         }
       }
     }
