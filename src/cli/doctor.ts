@@ -47,7 +47,7 @@ function render(report: Report, terminal: Terminal): string[] {
     row('Node.js', `${runtime.node} (${runtime.platform})`),
     row('largest buffer', formatBytes(runtime.largestBuffer)),
   ];
-  if (!('diagnosis' in report)) return [...lines, '', `${sign('no', terminal)} ${report.message}`];
+  if (!('diagnosis' in report)) return [...lines, '', verdict()];
 
   const { diagnosis } = report;
   const yes = (value: boolean): string => (value ? 'yes' : 'no');
@@ -83,7 +83,7 @@ function verdict(): string {
     const { backend, reason } = chooseBackend('auto', probe());
     return `pagefault works here. Backend 'auto' is ${backend}: ${reason}.`;
   } catch (error) {
-    return `pagefault cannot work here: ${error instanceof Error ? error.message : String(error)}.`;
+    return `pagefault cannot work here: ${error instanceof Error ? error.message : String(error)}`;
   }
 }
 

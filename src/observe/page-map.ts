@@ -1,6 +1,6 @@
 /**
  * A picture of the pages of a segment for the terminal. Each cell stands for a run of neighbouring pages: its shade says
- * how many of them are in memory, a letter that at least one of them is failed, pinned or staged. States are read in
+ * how many of them are in memory, a letter that some of them are failed, pinned or staged. States are read in
  * blocks, so that the map of millions of pages needs no copy of all their states.
  */
 import { PAGE_PINNED, PAGE_STATE } from '../native/binding.js';
@@ -52,8 +52,8 @@ export function renderPageMap(source: PageSource, terminal: Terminal = plainTerm
   const lines: string[] = [];
   for (let first = 0; first < counts.length; first += width) {
     const offset = Math.floor((first / counts.length) * source.byteLength);
-    const cells = counts.slice(first, first + width).map((cell) => drawCell(cell, terminal));
-    lines.push(`${formatBytes(offset).padStart(LABEL_WIDTH)} ${cells.join('')}`);
+    const cells = drawCells(counts.slice(first, first + width), terminal);
+    lines.push(`${formatBytes(offset).padStart(LABEL_WIDTH)} ${cells}`);
   }
   const total = counts.reduce(addCounts, emptyCounts());
   const perCell = Math.max(1, Math.round(total.pages / counts.length));
@@ -83,20 +83,37 @@ function count(cell: PageCounts, state: number): void {
   else if (kind === PAGE_STATE.staged || kind === PAGE_STATE.evicting) cell.staged++;
 }
 
-/** What matters most wins: failed, pinned, staged, then how much is present. */
-function drawCell(cell: PageCounts, terminal: Terminal): string {
-  if (cell.failed > 0) return terminal.paint('red', 'x');
-  if (cell.pinned > 0) return terminal.paint('magenta', 'P');
-  if (cell.staged > 0) return terminal.paint('yellow', 's');
-  return shade(cell.present / Math.max(1, cell.pages), terminal);
+/** A line of cells; neighbours of one style are painted together. */
+function drawCells(cells: readonly PageCounts[], terminal: Terminal): string {
+  const shades = terminal.unicode ? SHADES.unicode : SHADES.ascii;
+  let line = '';
+  let run = '';
+  let style: Style = 'gray';
+  for (const cell of cells) {
+    const drawn = drawCell(cell, shades);
+    if (drawn.style !== style && run !== '') {
+      line += terminal.paint(style, run);
+      run = '';
+    }
+    style = drawn.style;
+    run += drawn.sign;
+  }
+  return run === '' ? line : line + terminal.paint(style, run);
+}
+
+/** What matters most wins: failed, pinned, more staged than present, then how much is present. */
+function drawCell(cell: PageCounts, shades: readonly string[]): { style: Style; sign: string } {
+  if (cell.failed > 0) return { style: 'red', sign: 'x' };
+  if (cell.pinned > 0) return { style: 'magenta', sign: 'P' };
+  if (cell.staged > cell.present) return { style: 'yellow', sign: 's' };
+  const level = shadeLevel(cell.present / Math.max(1, cell.pages), shades.length - 1);
+  return { style: level === 0 ? 'gray' : 'green', sign: shades[level] ?? '' };
 }
 
 /** Only an empty cell looks empty and only a full one looks full. */
-function shade(share: number, terminal: Terminal): string {
-  const shades = terminal.unicode ? SHADES.unicode : SHADES.ascii;
-  const last = shades.length - 1;
-  const level = share <= 0 ? 0 : share >= 1 ? last : 1 + Math.floor(share * (last - 1));
-  return terminal.paint(level === 0 ? 'gray' : 'green', shades[level] ?? '');
+function shadeLevel(share: number, last: number): number {
+  if (share <= 0) return 0;
+  return share >= 1 ? last : 1 + Math.floor(share * (last - 1));
 }
 
 interface LegendEntry {
