@@ -1,8 +1,9 @@
 // What a touched page costs beside its own memory and its entry in the kernel's page tables, when all pages of a segment are touched: the
 // growth of the process while they are, less the pages themselves, less the growth of page tables that the floor in C has for as many. In
-// order and at random, with and without a budget (that holds them all); the largest counts. A few pages are touched before, so that what is there once per
-// segment or process does not count.
+// order and at random, with and without a budget (that holds them all); the largest counts. A few pages are touched before, so that what is
+// there once per segment or process does not count.
 import { openSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { floor } from '../floor/index.js';
 import { median } from '../lib/measure.js';
 import { memory, residentWithin } from '../lib/memory.js';
@@ -46,6 +47,7 @@ export default {
           const segment = await map(stores.zero(byteLength), { backend: 'signal', ...options });
           const grown = growth(segment.view(Uint8Array), order, () => residentWithin(segment.address, byteLength));
           await segment.close();
+          await sleep(20); // some of it is given back later
           const each = (grown.other + grown.pageTables - pageTables) / pages;
           if (round > 0) perPage[`${name}, ${kind}`] = [...(perPage[`${name}, ${kind}`] ?? []), each];
         }

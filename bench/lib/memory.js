@@ -8,6 +8,11 @@ setFlagsFromString('--expose-gc');
 /** @type {(options: object) => void} */
 const collect = runInNewContext('gc');
 
+const NEVER = new Int32Array(new SharedArrayBuffer(4));
+const PAUSE_MS = 3;
+const STILL = 3;
+const TRIES = 30;
+
 /**
  * @param {string} text
  * @param {string} field
@@ -17,9 +22,7 @@ function kibibytes(text, field) {
   return Number(match?.[1] ?? 0) * 1024;
 }
 
-/** Bytes of resident memory and of page tables. */
-export function memory() {
-  collect({ type: 'major', execution: 'sync', flavor: 'last-resort' });
+function readings() {
   const status = readFileSync('/proc/self/status', 'latin1');
   // The counters of `status` may lag by some pages per thread on older kernels; the roll-up walks the page tables.
   let resident;
@@ -29,6 +32,19 @@ export function memory() {
     resident = kibibytes(status, 'VmRSS');
   }
   return { resident, pageTables: kibibytes(status, 'VmPTE') };
+}
+
+/** Bytes of resident memory and of page tables, once they stand still: V8 gives memory back from threads of its own. */
+export function memory() {
+  collect({ type: 'major', execution: 'sync', flavor: 'last-resort' });
+  let last = readings();
+  for (let still = 0, tries = 0; still < STILL && tries < TRIES; tries++) {
+    Atomics.wait(NEVER, 0, 0, PAUSE_MS);
+    const now = readings();
+    still = now.resident === last.resident ? still + 1 : 0;
+    last = now;
+  }
+  return last;
 }
 
 /**
