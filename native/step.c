@@ -82,7 +82,9 @@ typedef struct {
 /* --- the bytes --- */
 
 static bool take(insn_t *insn, uint8_t *byte) {
-  if (insn->left == 0) return false;
+  if (insn->left == 0) {
+    return false;
+  }
   insn->left--;
   *byte = *insn->next++;
   return true;
@@ -92,7 +94,9 @@ static bool take_disp(insn_t *insn, unsigned len) {
   uint32_t value = 0;
   for (unsigned i = 0; i < len; i++) {
     uint8_t byte;
-    if (!take(insn, &byte)) return false;
+    if (!take(insn, &byte)) {
+      return false;
+    }
     value |= (uint32_t)byte << (8 * i);
   }
   insn->disp = len == 1 ? (int64_t)(int8_t)value : (int64_t)(int32_t)value;
@@ -107,7 +111,9 @@ static void set_pp(insn_t *insn, uint8_t pp) {
 
 static bool take_vex2(insn_t *insn) {
   uint8_t p;
-  if (!take(insn, &p)) return false;
+  if (!take(insn, &p)) {
+    return false;
+  }
   insn->encoding = ENCODING_VEX;
   insn->map = MAP_0F;
   insn->r = p & 0x80 ? 0 : 8;
@@ -118,9 +124,13 @@ static bool take_vex2(insn_t *insn) {
 
 static bool take_vex3(insn_t *insn) {
   uint8_t p0, p1;
-  if (!take(insn, &p0) || !take(insn, &p1)) return false;
+  if (!take(insn, &p0) || !take(insn, &p1)) {
+    return false;
+  }
   uint8_t map = p0 & 0x1f;
-  if (map < MAP_0F || map > MAP_0F3A) return false;
+  if (map < MAP_0F || map > MAP_0F3A) {
+    return false;
+  }
   insn->encoding = ENCODING_VEX;
   insn->map = (map_t)map;
   insn->r = p0 & 0x80 ? 0 : 8;
@@ -134,11 +144,17 @@ static bool take_vex3(insn_t *insn) {
 
 static bool take_evex(insn_t *insn) {
   uint8_t p0, p1, p2;
-  if (!take(insn, &p0) || !take(insn, &p1) || !take(insn, &p2)) return false;
+  if (!take(insn, &p0) || !take(insn, &p1) || !take(insn, &p2)) {
+    return false;
+  }
   uint8_t map = p0 & 7;
-  if (map == MAP_ONE_BYTE || map == 4 || map == 7) return false;
+  if (map == MAP_ONE_BYTE || map == 4 || map == 7) {
+    return false;
+  }
   /* APX names sixteen more registers with these two bits. */
-  if ((p0 & 8) != 0 || (p1 & 4) == 0) return false;
+  if ((p0 & 8) != 0 || (p1 & 4) == 0) {
+    return false;
+  }
   insn->encoding = ENCODING_EVEX;
   insn->map = (map_t)map;
   insn->r = p0 & 0x80 ? 0 : 8;
@@ -154,7 +170,9 @@ static bool take_evex(insn_t *insn) {
 static bool take_opcode(insn_t *insn) {
   uint8_t byte;
   for (;;) {
-    if (!take(insn, &byte)) return false;
+    if (!take(insn, &byte)) {
+      return false;
+    }
     if (byte >= 0x40 && byte <= 0x4f) {
       insn->rex_present = true;
       insn->w = (byte & 8) != 0;
@@ -178,21 +196,31 @@ static bool take_opcode(insn_t *insn) {
       case 0xf0: return false; /* lock: writes */
       default: is_prefix = false;
     }
-    if (!is_prefix) break;
+    if (!is_prefix) {
+      break;
+    }
     /* REX counts only directly before the opcode. */
     insn->rex_present = insn->w = false;
     insn->r = insn->x = insn->b = 0;
   }
 
   if (byte == 0xc5 || byte == 0xc4 || byte == 0x62) {
-    if (insn->rex_present || insn->operand16 || insn->repeat != 0) return false;
+    if (insn->rex_present || insn->operand16 || insn->repeat != 0) {
+      return false;
+    }
     return byte == 0xc5 ? take_vex2(insn) : byte == 0xc4 ? take_vex3(insn) : take_evex(insn);
   }
   insn->opcode = byte;
-  if (byte != 0x0f) return true;
-  if (!take(insn, &insn->opcode)) return false;
+  if (byte != 0x0f) {
+    return true;
+  }
+  if (!take(insn, &insn->opcode)) {
+    return false;
+  }
   insn->map = MAP_0F;
-  if (insn->opcode != 0x38 && insn->opcode != 0x3a) return true;
+  if (insn->opcode != 0x38 && insn->opcode != 0x3a) {
+    return true;
+  }
   insn->map = insn->opcode == 0x38 ? MAP_0F38 : MAP_0F3A;
   return take(insn, &insn->opcode);
 }
@@ -200,23 +228,36 @@ static bool take_opcode(insn_t *insn) {
 /* modrm, sib and displacement. False when there is no memory operand that a register names. */
 static bool take_address(insn_t *insn) {
   uint8_t modrm;
-  if (!take(insn, &modrm)) return false;
+  if (!take(insn, &modrm)) {
+    return false;
+  }
   insn->mod = modrm >> 6;
   insn->reg = (modrm >> 3) & 7;
   insn->rm = modrm & 7;
   insn->base = insn->index = NO_REGISTER;
-  if (insn->mod == 3) return false;
-  if (insn->mod == 0 && insn->rm == 5) return false; /* RIP-relative */
+  if (insn->mod == 3) {
+    return false;
+  }
+  if (insn->mod == 0 && insn->rm == 5) { /* RIP-relative */
+    return false;
+  }
 
   unsigned disp_len = insn->mod == 1 ? 1 : insn->mod == 2 ? 4 : 0;
   if (insn->rm == 4) {
     uint8_t sib;
-    if (!take(insn, &sib)) return false;
+    if (!take(insn, &sib)) {
+      return false;
+    }
     insn->scale = sib >> 6;
     int index = ((sib >> 3) & 7) | insn->x;
-    if (index != RSP) insn->index = index;
-    if (insn->mod == 0 && (sib & 7) == 5) disp_len = 4;
-    else insn->base = (sib & 7) | insn->b;
+    if (index != RSP) {
+      insn->index = index;
+    }
+    if (insn->mod == 0 && (sib & 7) == 5) {
+      disp_len = 4;
+    } else {
+      insn->base = (sib & 7) | insn->b;
+    }
   } else {
     insn->base = insn->rm | insn->b;
   }
@@ -273,7 +314,9 @@ static const range_t loads_0f3a[] = {
 
 static bool in_ranges(const range_t *ranges, size_t count, uint8_t opcode) {
   for (size_t i = 0; i < count; i++) {
-    if (opcode >= ranges[i].first && opcode <= ranges[i].last) return true;
+    if (opcode >= ranges[i].first && opcode <= ranges[i].last) {
+      return true;
+    }
   }
   return false;
 }
@@ -308,21 +351,39 @@ static bool is_x87_load(uint8_t opcode, uint8_t reg) {
 static bool is_plain_load(const insn_t *insn) {
   uint8_t op = insn->opcode;
   if (insn->map == MAP_ONE_BYTE) {
-    if (op == 0x80 || op == 0x81 || op == 0x83) return insn->reg == 7;                  /* cmp */
-    if (op == 0xf6 || op == 0xf7) return insn->reg <= 1 || insn->reg == 4 || insn->reg == 5; /* not div: SIGFPE */
-    if (op == 0xff) return insn->reg == 6;                                             /* push; not call, not jmp */
-    if (op >= 0xd8 && op <= 0xdf) return is_x87_load(op, insn->reg);
+    if (op == 0x80 || op == 0x81 || op == 0x83) { /* cmp */
+      return insn->reg == 7;
+    }
+    if (op == 0xf6 || op == 0xf7) { /* not div: SIGFPE */
+      return insn->reg <= 1 || insn->reg == 4 || insn->reg == 5;
+    }
+    if (op == 0xff) { /* push; not call, not jmp */
+      return insn->reg == 6;
+    }
+    if (op >= 0xd8 && op <= 0xdf) {
+      return is_x87_load(op, insn->reg);
+    }
     return true;
   }
   if (insn->map == MAP_0F || insn->map == MAP_FP16_5) {
-    if (op == 0x7e) return insn->map == MAP_0F && insn->repeat == 0xf3; /* movq; the others store */
-    if (op == 0xba) return insn->reg == 4;                              /* bt; not bts, btr, btc */
-    if (op == 0xb8) return insn->repeat == 0xf3;                        /* popcnt */
+    if (op == 0x7e) { /* movq; the others store */
+      return insn->map == MAP_0F && insn->repeat == 0xf3;
+    }
+    if (op == 0xba) { /* bt; not bts, btr, btc */
+      return insn->reg == 4;
+    }
+    if (op == 0xb8) { /* popcnt */
+      return insn->repeat == 0xf3;
+    }
     return true;
   }
   if (insn->map == MAP_0F38 && insn->encoding == ENCODING_LEGACY) {
-    if (op == 0xf1) return insn->repeat == 0xf2;                    /* crc32; not the store of movbe */
-    if (op == 0xf6) return insn->operand16 || insn->repeat == 0xf3; /* adcx, adox */
+    if (op == 0xf1) { /* crc32; not the store of movbe */
+      return insn->repeat == 0xf2;
+    }
+    if (op == 0xf6) { /* adcx, adox */
+      return insn->operand16 || insn->repeat == 0xf3;
+    }
     return true;
   }
   if (insn->map == MAP_0F38 && insn->encoding == ENCODING_EVEX) {
@@ -423,7 +484,9 @@ static void set(ucontext_t *uc, int reg, uint64_t value) {
 /* Where fs or gs begins on this thread. The instruction rdfsbase would need a CPU and a kernel that allow it (5.9). */
 static bool segment_base(uint8_t segment, uint64_t *base) {
   *base = 0;
-  if (segment == 0) return true;
+  if (segment == 0) {
+    return true;
+  }
   long result = SYS_arch_prctl;
   __asm__ volatile("syscall"
                    : "+a"(result)
@@ -447,57 +510,89 @@ static bool pick_string(const insn_t *insn, const ucontext_t *uc, uintptr_t addr
   uint8_t op = insn->opcode & 0xfe;
   unsigned size = !(insn->opcode & 1) ? 1 : insn->w ? 8 : insn->operand16 ? 2 : 4;
   uint64_t base;
-  if (!segment_base(insn->segment, &base)) return false;
+  if (!segment_base(insn->segment, &base)) {
+    return false;
+  }
   *handle = (handle_t){.reg = NO_REGISTER, .string = true};
   if (op == 0xa4 && insn->repeat != 0 && insn->segment == 0) {
     handle->copies = size;
     handle->length = (uint8_t)(INSTRUCTION_MAX - insn->left);
   }
-  if (op != 0xae && covers(base + get(uc, RSI), size, addr)) handle->reg = RSI;
+  if (op != 0xae && covers(base + get(uc, RSI), size, addr)) {
+    handle->reg = RSI;
+  }
   /* If both operands lie over addr, an exact match wins. Should it be the wrong one, the other one faults next. */
   if ((op == 0xae || op == 0xa6) && covers(get(uc, RDI), size, addr)) {
-    if (handle->reg == NO_REGISTER || get(uc, RDI) == addr) handle->reg = RDI;
+    if (handle->reg == NO_REGISTER || get(uc, RDI) == addr) {
+      handle->reg = RDI;
+    }
   }
   return handle->reg != NO_REGISTER;
 }
 
 /* May `reg` be shifted without anything but the address showing it? */
 static bool can_shift(const insn_t *insn, int reg) {
-  if (reg == NO_REGISTER) return false;
+  if (reg == NO_REGISTER) {
+    return false;
+  }
   for (unsigned i = 0; i < insn->uses; i++) {
-    if (insn->use[i].reg == reg && (insn->use[i].read & ~(uint64_t)(SHIFT_UNIT - 1)) != 0) return false;
+    if (insn->use[i].reg == reg && (insn->use[i].read & ~(uint64_t)(SHIFT_UNIT - 1)) != 0) {
+      return false;
+    }
   }
   return true;
 }
 
 static bool address_matches(const insn_t *insn, const ucontext_t *uc, uintptr_t addr) {
   uint64_t start;
-  if (!segment_base(insn->segment, &start)) return false;
-  if (insn->base != NO_REGISTER) start += get(uc, insn->base);
-  if (insn->index != NO_REGISTER) start += get(uc, insn->index) << insn->scale;
+  if (!segment_base(insn->segment, &start)) {
+    return false;
+  }
+  if (insn->base != NO_REGISTER) {
+    start += get(uc, insn->base);
+  }
+  if (insn->index != NO_REGISTER) {
+    start += get(uc, insn->index) << insn->scale;
+  }
   /* EVEX: the shift does not depend on the unit of disp, so it is enough that one unit explains addr. */
   unsigned units = insn->disp_is_scaled ? 7 : 1;
   for (unsigned i = 0; i < units; i++) {
-    if (covers(start + ((uint64_t)insn->disp << i), OPERAND_MAX, addr)) return true;
+    if (covers(start + ((uint64_t)insn->disp << i), OPERAND_MAX, addr)) {
+      return true;
+    }
   }
   return false;
 }
 
 static bool pick_modrm(insn_t *insn, const ucontext_t *uc, uintptr_t addr, handle_t *handle) {
-  if (!may_be_load(insn) || !take_address(insn) || !is_plain_load(insn)) return false;
+  if (!may_be_load(insn) || !take_address(insn) || !is_plain_load(insn)) {
+    return false;
+  }
   find_uses(insn);
   for (unsigned i = 0; i < insn->uses; i++) {
-    if (insn->use[i].reg == RSP && insn->use[i].written != 0) return false;
+    if (insn->use[i].reg == RSP && insn->use[i].written != 0) {
+      return false;
+    }
   }
   /* rsp: the frame of the next signal goes below it. */
-  if (insn->base == RSP || insn->base == insn->index) return false;
-  if (!address_matches(insn, uc, addr)) return false;
+  if (insn->base == RSP || insn->base == insn->index) {
+    return false;
+  }
+  if (!address_matches(insn, uc, addr)) {
+    return false;
+  }
 
-  if (can_shift(insn, insn->base)) *handle = (handle_t){.reg = insn->base};
-  else if (can_shift(insn, insn->index)) *handle = (handle_t){.reg = insn->index, .scale = insn->scale};
-  else return false;
+  if (can_shift(insn, insn->base)) {
+    *handle = (handle_t){.reg = insn->base};
+  } else if (can_shift(insn, insn->index)) {
+    *handle = (handle_t){.reg = insn->index, .scale = insn->scale};
+  } else {
+    return false;
+  }
   for (unsigned i = 0; i < insn->uses; i++) {
-    if (insn->use[i].reg == handle->reg) handle->written |= insn->use[i].written;
+    if (insn->use[i].reg == handle->reg) {
+      handle->written |= insn->use[i].written;
+    }
   }
   return true;
 }
@@ -505,7 +600,9 @@ static bool pick_modrm(insn_t *insn, const ucontext_t *uc, uintptr_t addr, handl
 /* xlat reads the byte at rbx + al. */
 static bool pick_xlat(const insn_t *insn, const ucontext_t *uc, uintptr_t addr, handle_t *handle) {
   uint64_t base;
-  if (!segment_base(insn->segment, &base)) return false;
+  if (!segment_base(insn->segment, &base)) {
+    return false;
+  }
   *handle = (handle_t){.reg = RBX};
   return base + get(uc, RBX) + (get(uc, RAX) & 0xff) == addr;
 }
@@ -514,9 +611,15 @@ static bool pick_xlat(const insn_t *insn, const ucontext_t *uc, uintptr_t addr, 
 static bool pick_register(const ucontext_t *uc, uintptr_t addr, handle_t *handle) {
   insn_t insn = {.left = INSTRUCTION_MAX};
   insn.next = (const uint8_t *)(uintptr_t)uc->uc_mcontext.gregs[REG_RIP];
-  if (!take_opcode(&insn)) return false;
-  if (is_string_load(&insn)) return pick_string(&insn, uc, addr, handle);
-  if (insn.map == MAP_ONE_BYTE && insn.opcode == 0xd7) return pick_xlat(&insn, uc, addr, handle);
+  if (!take_opcode(&insn)) {
+    return false;
+  }
+  if (is_string_load(&insn)) {
+    return pick_string(&insn, uc, addr, handle);
+  }
+  if (insn.map == MAP_ONE_BYTE && insn.opcode == 0xd7) {
+    return pick_xlat(&insn, uc, addr, handle);
+  }
   return pick_modrm(&insn, uc, addr, handle);
 }
 
@@ -564,8 +667,12 @@ static void start_copy(pf_step_t *step, ucontext_t *uc, const handle_t *handle, 
   uint64_t page_end = ((uint64_t)addr | (SHIFT_UNIT - 1)) + 1 + (uint64_t)step->entry[0].delta;
   uint64_t rounds = (page_end - from + handle->copies - 1) / handle->copies;
   uint64_t fit = (area_end - from) / handle->copies;
-  if (rounds > fit) rounds = fit;
-  if (rounds > get(uc, RCX)) rounds = get(uc, RCX);
+  if (rounds > fit) {
+    rounds = fit;
+  }
+  if (rounds > get(uc, RCX)) {
+    rounds = get(uc, RCX);
+  }
 
   step->withheld = get(uc, RCX) - rounds;
   step->length = handle->length;
@@ -586,7 +693,9 @@ static void leave_copy(const pf_step_t *step, ucontext_t *uc) {
 
 /* The place in the area that stands for addr: as far into its 4096 bytes, with a whole operand before and behind it. */
 static bool place(uintptr_t addr, const void *zeroes, size_t zeroes_len, uint64_t *target) {
-  if (covers((uintptr_t)zeroes, zeroes_len, addr)) return false;
+  if (covers((uintptr_t)zeroes, zeroes_len, addr)) {
+    return false;
+  }
   uint64_t first = (uintptr_t)zeroes + OPERAND_MAX;
   uint64_t last = (uintptr_t)zeroes + zeroes_len - OPERAND_MAX;
   *target = first + (((uint64_t)addr - first) & (SHIFT_UNIT - 1));
@@ -597,24 +706,40 @@ int pf_step_redirect(pf_step_t *step, ucontext_t *uc, uintptr_t addr, const void
   greg_t *gregs = uc->uc_mcontext.gregs;
   uint64_t rip = (uint64_t)gregs[REG_RIP];
   bool stepping = (gregs[REG_EFL] & TRAP_FLAG) != 0;
-  if (step->count == PF_STEP_OPERANDS) return -ENOTSUP;
-  if (step->count != 0 && (!stepping || step->rip != rip)) return -ENOTSUP;
-  if (gregs[REG_TRAPNO] == PAGE_FAULT && (gregs[REG_ERR] & (FAULT_WAS_WRITE | FAULT_WAS_FETCH)) != 0) return -ENOTSUP;
-  if (covers(rip, INSTRUCTION_MAX, addr)) return -ENOTSUP;
+  if (step->count == PF_STEP_OPERANDS) {
+    return -ENOTSUP;
+  }
+  if (step->count != 0 && (!stepping || step->rip != rip)) {
+    return -ENOTSUP;
+  }
+  if (gregs[REG_TRAPNO] == PAGE_FAULT && (gregs[REG_ERR] & (FAULT_WAS_WRITE | FAULT_WAS_FETCH)) != 0) {
+    return -ENOTSUP;
+  }
+  if (covers(rip, INSTRUCTION_MAX, addr)) {
+    return -ENOTSUP;
+  }
 
   uint64_t target;
   handle_t handle;
-  if (!place(addr, zeroes, zeroes_len, &target)) return -ENOTSUP;
-  if (!pick_register(uc, addr, &handle)) return -ENOTSUP;
+  if (!place(addr, zeroes, zeroes_len, &target)) {
+    return -ENOTSUP;
+  }
+  if (!pick_register(uc, addr, &handle)) {
+    return -ENOTSUP;
+  }
   for (unsigned i = 0; i < step->count; i++) {
-    if (step->entry[i].reg == handle.reg) return -ENOTSUP;
+    if (step->entry[i].reg == handle.reg) {
+      return -ENOTSUP;
+    }
   }
 
   /* A multiple of 4096, so that a scaled index can take its part of it. */
   int64_t delta = (int64_t)(target - addr) / ((int64_t)1 << handle.scale);
   uint64_t redirected = get(uc, handle.reg) + (uint64_t)delta;
   /* A destination that held 0 could not be told from one that was loaded. */
-  if (handle.written != 0 && redirected == 0) return -ENOTSUP;
+  if (handle.written != 0 && redirected == 0) {
+    return -ENOTSUP;
+  }
 
   if (step->count == 0) {
     step->rip = rip;
@@ -642,7 +767,9 @@ int pf_step_redirect(pf_step_t *step, ucontext_t *uc, uintptr_t addr, const void
 /* What the register has to hold after the instruction has run. */
 static uint64_t put_back(const pf_step_entry_t *entry, uint64_t now) {
   uint64_t original = entry->redirected - (uint64_t)entry->delta;
-  if (entry->string) return now - (uint64_t)entry->delta;
+  if (entry->string) {
+    return now - (uint64_t)entry->delta;
+  }
   if (entry->written != 0 && entry->written != UINT64_MAX) {
     return (original & ~entry->written) | (now & entry->written); /* mov (%rax), %al */
   }
@@ -650,22 +777,32 @@ static uint64_t put_back(const pf_step_entry_t *entry, uint64_t now) {
 }
 
 static void leave(pf_step_t *step, ucontext_t *uc) {
-  if (!step->trap_was_set) uc->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)TRAP_FLAG;
+  if (!step->trap_was_set) {
+    uc->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)TRAP_FLAG;
+  }
   set_blocked(uc, step->blocked_then);
   step->count = 0;
 }
 
 bool pf_step_finish(pf_step_t *step, ucontext_t *uc) {
   uint64_t rip = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
-  if (step->count == 0) return false;
+  if (step->count == 0) {
+    return false;
+  }
   if (step->copy != 0) {
-    if (rip != step->copy_end) return false;
+    if (rip != step->copy_end) {
+      return false;
+    }
     leave_copy(step, uc);
     leave(step, uc);
     return true;
   }
-  if ((uc->uc_mcontext.gregs[REG_EFL] & TRAP_FLAG) == 0) return false;
-  if (!covers(step->rip, INSTRUCTION_MAX + 1, rip)) return false; /* with rep, RIP stays until the last round */
+  if ((uc->uc_mcontext.gregs[REG_EFL] & TRAP_FLAG) == 0) {
+    return false;
+  }
+  if (!covers(step->rip, INSTRUCTION_MAX + 1, rip)) { /* with rep, RIP stays until the last round */
+    return false;
+  }
   for (unsigned i = 0; i < step->count; i++) {
     const pf_step_entry_t *entry = &step->entry[i];
     set(uc, entry->reg, put_back(entry, get(uc, entry->reg)));
@@ -676,16 +813,24 @@ bool pf_step_finish(pf_step_t *step, ucontext_t *uc) {
 
 bool pf_step_cancel(pf_step_t *step, ucontext_t *uc) {
   uint64_t rip = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
-  if (step->count == 0) return false;
+  if (step->count == 0) {
+    return false;
+  }
   if (step->copy != 0) {
-    if (rip != step->copy) return false;
+    if (rip != step->copy) {
+      return false;
+    }
     leave_copy(step, uc);
     leave(step, uc);
     return true;
   }
-  if (step->rip != rip) return false;
+  if (step->rip != rip) {
+    return false;
+  }
   for (unsigned i = 0; i < step->count; i++) {
-    if (get(uc, step->entry[i].reg) != step->entry[i].redirected) return false;
+    if (get(uc, step->entry[i].reg) != step->entry[i].redirected) {
+      return false;
+    }
   }
   for (unsigned i = 0; i < step->count; i++) {
     set(uc, step->entry[i].reg, step->entry[i].redirected - (uint64_t)step->entry[i].delta);

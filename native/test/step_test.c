@@ -69,7 +69,9 @@ static uint8_t dest[256] __attribute__((aligned(64)));
 static uint8_t other[256] __attribute__((aligned(64)));
 
 static void must(bool ok, const char *what) {
-  if (ok) return;
+  if (ok) {
+    return;
+  }
   perror(what);
   exit(2);
 }
@@ -133,7 +135,9 @@ static void on_trap(int sig, siginfo_t *info, void *context) {
     return;
   }
   seen.foreign++;
-  if (uc->uc_mcontext.gregs[REG_RIP] != (greg_t)(uintptr_t)run_back) return;
+  if (uc->uc_mcontext.gregs[REG_RIP] != (greg_t)(uintptr_t)run_back) {
+    return;
+  }
   seen.foreign_behind = true;
   uc->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)TF;
 }
@@ -217,9 +221,13 @@ static void measure_vectors(void) {
   run_components = a & 0xe7;
   vectors_len = 576;
   for (unsigned i = 2; i < 8; i++) {
-    if ((run_components >> i & 1) == 0) continue;
+    if ((run_components >> i & 1) == 0) {
+      continue;
+    }
     __cpuid_count(0xd, i, a, b, c, d);
-    if (a + b > vectors_len) vectors_len = a + b;
+    if (a + b > vectors_len) {
+      vectors_len = a + b;
+    }
   }
   must(vectors_len <= sizeof ((cpu_t *)0)->vectors, "xsave area is larger than expected");
 }
@@ -236,7 +244,9 @@ static uint64_t random64(void) {
 static void fill(cpu_t *cpu, uint64_t seed, uint64_t flags) {
   memset(cpu, 0, sizeof *cpu);
   random_state = seed;
-  for (int i = 0; i < 16; i++) cpu->gpr[i] = random64();
+  for (int i = 0; i < 16; i++) {
+    cpu->gpr[i] = random64();
+  }
   cpu->flags = 0x202 | flags;
   for (size_t i = 0; i + 8 <= vectors_len; i += 8) {
     uint64_t value = random64();
@@ -551,21 +561,41 @@ static void aim(const form_t *form, cpu_t *cpu, uint64_t target) {
     must(syscall(SYS_arch_prctl, ARCH_GET_FS, &fs) == 0, "arch_prctl");
     rest -= fs;
   }
-  if (form->sets_al) cpu->gpr[RAX] &= ~0xffull;
-  if (form->xlat) rest -= cpu->gpr[RAX] & 0xff;
+  if (form->sets_al) {
+    cpu->gpr[RAX] &= ~0xffull;
+  }
+  if (form->xlat) {
+    rest -= cpu->gpr[RAX] & 0xff;
+  }
   if (form->index != 0) {
     int index = form->index - 1;
-    if (form->base == RSP) cpu->gpr[index] = rest - run_stack;
-    else if (form->base == NONE) cpu->gpr[index] = rest / form->scale;
-    else cpu->gpr[index] = (cpu->gpr[index] & 0xffff) + 1;
+    if (form->base == RSP) {
+      cpu->gpr[index] = rest - run_stack;
+    } else if (form->base == NONE) {
+      cpu->gpr[index] = rest / form->scale;
+    } else {
+      cpu->gpr[index] = (cpu->gpr[index] & 0xffff) + 1;
+    }
     rest -= cpu->gpr[index] * form->scale;
   }
-  if (form->base != NONE && form->base != RSP) cpu->gpr[form->base] = rest;
-  if (form->rcx != 0) cpu->gpr[RCX] = form->rcx;
-  if (form->rdi_dest) cpu->gpr[RDI] = (uintptr_t)(dest + 128);
-  if (form->rdi_other) cpu->gpr[RDI] = (uintptr_t)(other + 128);
-  if (form->rdi_bad) cpu->gpr[RDI] = target + 2 * PAGE;
-  if (form->df) cpu->flags |= DF;
+  if (form->base != NONE && form->base != RSP) {
+    cpu->gpr[form->base] = rest;
+  }
+  if (form->rcx != 0) {
+    cpu->gpr[RCX] = form->rcx;
+  }
+  if (form->rdi_dest) {
+    cpu->gpr[RDI] = (uintptr_t)(dest + 128);
+  }
+  if (form->rdi_other) {
+    cpu->gpr[RDI] = (uintptr_t)(other + 128);
+  }
+  if (form->rdi_bad) {
+    cpu->gpr[RDI] = target + 2 * PAGE;
+  }
+  if (form->df) {
+    cpu->flags |= DF;
+  }
 }
 
 static void run_form(const form_t *form, cpu_t *cpu) {
@@ -576,13 +606,17 @@ static void run_form(const form_t *form, cpu_t *cpu) {
   /* What may differ: the x87's memory of its last instruction and operand, and the header of the area. */
   memset(cpu->vectors + 6, 0, 18);
   memset(cpu->vectors + 416, 0, 160);
-  if (!form->push) cpu->top = cpu->gpr[RSP] = 0;
+  if (!form->push) {
+    cpu->top = cpu->gpr[RSP] = 0;
+  }
 }
 
 static const char *difference(const cpu_t *a, const cpu_t *b) {
   static char text[100];
   for (int i = 0; i < 16; i++) {
-    if (a->gpr[i] == b->gpr[i]) continue;
+    if (a->gpr[i] == b->gpr[i]) {
+      continue;
+    }
     snprintf(text, sizeof text, "register %d is %llx, not %llx", i, (unsigned long long)b->gpr[i], (unsigned long long)a->gpr[i]);
     return text;
   }
@@ -591,8 +625,12 @@ static const char *difference(const cpu_t *a, const cpu_t *b) {
     snprintf(text, sizeof text, "the flags are %llx, not %llx", (unsigned long long)b->flags, (unsigned long long)a->flags);
     return text;
   }
-  if (a->top != b->top) return "another value was pushed";
-  if (memcmp(a->vectors, b->vectors, vectors_len) != 0) return "vector registers differ";
+  if (a->top != b->top) {
+    return "another value was pushed";
+  }
+  if (memcmp(a->vectors, b->vectors, vectors_len) != 0) {
+    return "vector registers differ";
+  }
   return NULL;
 }
 
@@ -619,12 +657,24 @@ static void check_redirected(const form_t *form, uint64_t target, uint64_t flags
 
   char detail[200];
   const char *what = !quiet ? "the page of zeroes faulted" : difference(&expected, &actual);
-  if (what == NULL && memcmp(expected_dest, dest, sizeof dest) != 0) what = "something else was copied";
-  if (what == NULL && seen.refused != 0) what = "it was refused";
-  if (what == NULL && seen.foreign != 0) what = "a trap came that ended no redirect";
-  if (what == NULL && (seen.ended != rounds || seen.redirected != rounds * operands)) what = "the numbers of redirects and traps are wrong";
-  if (what == NULL && seen.last_rip != (uintptr_t)form->end) what = "it did not end directly behind the instruction";
-  if (what == NULL && step.count != 0) what = "the redirect is still open";
+  if (what == NULL && memcmp(expected_dest, dest, sizeof dest) != 0) {
+    what = "something else was copied";
+  }
+  if (what == NULL && seen.refused != 0) {
+    what = "it was refused";
+  }
+  if (what == NULL && seen.foreign != 0) {
+    what = "a trap came that ended no redirect";
+  }
+  if (what == NULL && (seen.ended != rounds || seen.redirected != rounds * operands)) {
+    what = "the numbers of redirects and traps are wrong";
+  }
+  if (what == NULL && seen.last_rip != (uintptr_t)form->end) {
+    what = "it did not end directly behind the instruction";
+  }
+  if (what == NULL && step.count != 0) {
+    what = "the redirect is still open";
+  }
   snprintf(detail, sizeof detail, "%s (page offset %llx, flags %llx, %u redirected, %u ended)", what ? what : "",
            (unsigned long long)(target & (PAGE - 1)), (unsigned long long)flags, seen.redirected, seen.ended);
   check(what == NULL, form->sentence, detail);
@@ -660,29 +710,39 @@ static void test_forms(void) {
       uint64_t flags = with_flags ? ARITHMETIC : 0;
       check_redirected(form, bad + 0x640, flags);
       check_redirected(form, bad + (form->df ? 64 : 0), flags);
-      if (form->aligned) continue;
+      if (form->aligned) {
+        continue;
+      }
       check_redirected(form, bad + 0x7c3, flags);
       check_redirected(form, bad + PAGE - size, flags);
-      if (size == 1 || form->rdi_bad) continue;
+      if (size == 1 || form->rdi_bad) {
+        continue;
+      }
       check_redirected(form, bad + PAGE - 1, flags);    /* the first byte is on the bad page */
       check_redirected(form, bad - size + 1, flags);    /* the last one is */
     }
   }
-  if (skipped != 0) printf("%u kinds of loads skipped, which this processor does not have\n", skipped);
+  if (skipped != 0) {
+    printf("%u kinds of loads skipped, which this processor does not have\n", skipped);
+  }
 }
 
 /* --- what forms cannot show --- */
 
 static bool all(const uint8_t *bytes, size_t len, uint8_t value) {
   for (size_t i = 0; i < len; i++) {
-    if (bytes[i] != value) return false;
+    if (bytes[i] != value) {
+      return false;
+    }
   }
   return true;
 }
 
 static const form_t *form_named(const char *code) {
   for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
-    if (forms[i].code == code) return &forms[i];
+    if (forms[i].code == code) {
+      return &forms[i];
+    }
   }
   abort();
 }
@@ -795,7 +855,9 @@ static void test_refusals_as_reads(void) {
   static cpu_t cpu;
   for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
     const form_t *form = &forms[i];
-    if (!form->refused || form->preceded) continue;
+    if (!form->refused || form->preceded) {
+      continue;
+    }
     uint64_t target = (uintptr_t)arena_of(form) + PAGE + 0x80;
     ucontext_t uc;
     pf_step_t state;
@@ -803,7 +865,9 @@ static void test_refusals_as_reads(void) {
     fill(&cpu, 1, 0);
     aim(form, &cpu, target);
     fake(&uc, form->code);
-    for (int reg = 0; reg < 16; reg++) uc.uc_mcontext.gregs[greg_of[reg]] = (greg_t)cpu.gpr[reg];
+    for (int reg = 0; reg < 16; reg++) {
+      uc.uc_mcontext.gregs[greg_of[reg]] = (greg_t)cpu.gpr[reg];
+    }
     check(refuses(&state, &uc, target, zeroes, PF_STEP_ZEROES_MIN), form->sentence, "as a read fault it was redirected");
   }
 }
@@ -868,7 +932,9 @@ static void test_bytes(void) {
     memset(&state, 0, sizeof state);
     fake(&uc, rows[i].bytes);
     static const int holders[] = {REG_RAX, REG_RBX, REG_RBP, REG_RSI};
-    for (size_t j = 0; j < 4; j++) uc.uc_mcontext.gregs[holders[j]] = (greg_t)address;
+    for (size_t j = 0; j < 4; j++) {
+      uc.uc_mcontext.gregs[holders[j]] = (greg_t)address;
+    }
     bool ok = rows[i].load ? pf_step_redirect(&state, &uc, address, zeroes, PF_STEP_ZEROES_MIN) == 0
                            : refuses(&state, &uc, address, zeroes, PF_STEP_ZEROES_MIN);
     check(ok, rows[i].sentence, NULL);
@@ -1012,7 +1078,9 @@ static void test_contexts(void) {
     bool inside = distance >= 0 && distance < 64;
     int result = pf_step_redirect(&state, &uc, address + (uint64_t)(int64_t)distance, zeroes, PF_STEP_ZEROES_MIN);
     check(result == (inside ? 0 : -ENOTSUP), "an address is accepted up to 63 bytes into the operand and nowhere else", NULL);
-    if (result != 0) continue;
+    if (result != 0) {
+      continue;
+    }
     uint64_t start = (uint64_t)uc.uc_mcontext.gregs[REG_RAX] - (uintptr_t)zeroes;
     check(start + 64 <= PF_STEP_ZEROES_MIN, "the whole operand lies in the zeroes", NULL);
     check(start % PAGE == address % PAGE, "the operand lies as it did in its page", NULL);
@@ -1135,16 +1203,25 @@ static void test_random_bytes(void) {
   for (unsigned i = 0; i < 300000; i++) {
     ucontext_t uc;
     pf_step_t state;
-    for (unsigned j = 0; j < sizeof bytes; j++) bytes[j] = (uint8_t)(random64() >> 11);
+    for (unsigned j = 0; j < sizeof bytes; j++) {
+      bytes[j] = (uint8_t)(random64() >> 11);
+    }
     static const uint8_t starts[] = {0x0f, 0xc4, 0xc5, 0x62, 0x66, 0xf2, 0xf3, 0x48, 0x64};
-    if (i % 3 != 0) bytes[0] = starts[i % sizeof starts];
+    if (i % 3 != 0) {
+      bytes[0] = starts[i % sizeof starts];
+    }
     memset(&state, 0, sizeof state);
     fake(&uc, bytes);
-    for (int reg = 0; reg < 16; reg++) uc.uc_mcontext.gregs[reg] = (greg_t)(0x700000001000 + (random64() & 15));
+    for (int reg = 0; reg < 16; reg++) {
+      uc.uc_mcontext.gregs[reg] = (greg_t)(0x700000001000 + (random64() & 15));
+    }
     ucontext_t before = uc;
     int result = pf_step_redirect(&state, &uc, 0x700000001010, zeroes, PF_STEP_ZEROES_MIN);
-    if (result == 0) ok = ok && state.count == 1 && pf_step_cancel(&state, &uc);
-    else ok = ok && result == -ENOTSUP && state.count == 0;
+    if (result == 0) {
+      ok = ok && state.count == 1 && pf_step_cancel(&state, &uc);
+    } else {
+      ok = ok && result == -ENOTSUP && state.count == 0;
+    }
     ok = ok && memcmp(&before, &uc, sizeof uc) == 0;
   }
   check(ok, "any bytes are either redirected, and that can be taken back, or refused", NULL);
@@ -1156,7 +1233,9 @@ static void on_alarm(int sig, siginfo_t *info, void *context) {
   (void)sig, (void)info;
   ucontext_t *uc = context;
   alarms++;
-  if ((uc->uc_mcontext.gregs[REG_EFL] & TF) != 0 || step.count != 0) alarms_in_step++;
+  if ((uc->uc_mcontext.gregs[REG_EFL] & TF) != 0 || step.count != 0) {
+    alarms_in_step++;
+  }
 }
 
 static void test_other_signals(void) {
@@ -1173,7 +1252,9 @@ static void test_other_signals(void) {
   must(setitimer(ITIMER_REAL, &often, NULL) == 0, "setitimer");
   bool same = true;
   for (int i = 0; i < 20000 || (alarms < 20 && i < 200000); i++) {
-    if (i % 1024 == 0) usleep(1); /* ThreadSanitizer delivers signals in calls like this */
+    if (i % 1024 == 0) { /* ThreadSanitizer delivers signals in calls like this */
+      usleep(1);
+    }
     *cpu = *start;
     run_form(form, cpu);
     same = same && cpu->gpr[RBX] == start->gpr[RBX] && cpu->gpr[RCX] == start->gpr[RCX] && seen.ended == 1;
@@ -1184,7 +1265,9 @@ static void test_other_signals(void) {
   check(alarms > 0, "other signals arrive afterwards", NULL);
   check(alarms_in_step == 0, "no other handler runs while a load is redirected", NULL);
   bool same_blocked = true;
-  for (int sig = 1; sig < NSIG; sig++) same_blocked = same_blocked && sigismember(&before, sig) == sigismember(&after, sig);
+  for (int sig = 1; sig < NSIG; sig++) {
+    same_blocked = same_blocked && sigismember(&before, sig) == sigismember(&after, sig);
+  }
   check(same_blocked, "the blocked signals are put back", NULL);
   free(start);
   free(cpu);
@@ -1267,9 +1350,15 @@ static void test_threads(void) {
   pthread_t threads[THREADS];
   bool ok[THREADS] = {false};
   set_bad(arena, PROT_NONE);
-  for (int i = 0; i < THREADS; i++) must(pthread_create(&threads[i], NULL, copy_often, &ok[i]) == 0, "pthread_create");
-  for (int i = 0; i < THREADS; i++) must(pthread_join(threads[i], NULL) == 0, "pthread_join");
-  for (int i = 0; i < THREADS; i++) check(ok[i], "threads read the same bad page at the same time", NULL);
+  for (int i = 0; i < THREADS; i++) {
+    must(pthread_create(&threads[i], NULL, copy_often, &ok[i]) == 0, "pthread_create");
+  }
+  for (int i = 0; i < THREADS; i++) {
+    must(pthread_join(threads[i], NULL) == 0, "pthread_join");
+  }
+  for (int i = 0; i < THREADS; i++) {
+    check(ok[i], "threads read the same bad page at the same time", NULL);
+  }
 }
 
 int main(void) {
