@@ -39,13 +39,6 @@ async function close(message: ToWorker & { type: 'close' }): Promise<void> {
   post({ type: 'closed', request: message.request });
 }
 
-port.on('message', (message: ToWorker) => {
-  const done = message.type === 'open' ? open(message) : close(message);
-  done.catch((error: unknown) => {
-    refuse(message.request, error, message.type === 'open' ? 'ERR_PAGEFAULT_STORE_OPEN' : 'ERR_PAGEFAULT_STORE_CLOSE');
-  });
-});
-
 // Told from in here, because the thread that maps may be stopped and hear nothing of this Worker's end.
 process.on('uncaughtExceptionMonitor', (error: unknown) => {
   server.stop(`the store's Worker ended with an uncaught exception: ${error instanceof Error ? error.message : error}`);
@@ -55,3 +48,11 @@ process.on('exit', (code) => server.stop(`the store's Worker exited with code ${
 // Starts libuv's threads now: the core may keep this thread on one CPU while it serves, and threads inherit that.
 await stat('.').catch(() => {});
 post({ type: 'ready', pager: server.start() });
+
+// Last, so that nothing is answered before the thread that maps has heard of this pager.
+port.on('message', (message: ToWorker) => {
+  const done = message.type === 'open' ? open(message) : close(message);
+  done.catch((error: unknown) => {
+    refuse(message.request, error, message.type === 'open' ? 'ERR_PAGEFAULT_STORE_OPEN' : 'ERR_PAGEFAULT_STORE_CLOSE');
+  });
+});
