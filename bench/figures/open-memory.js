@@ -11,7 +11,7 @@ export default {
   title: 'memory of an open segment of 64 GiB (4 GiB on Node 20), page tables included',
   target: { atMost: 256 },
   async run(context) {
-    const { plain, shared, floor } = await measureOpen(context);
+    const { plain, shared, floor } = await measureOpen(context, 'memory');
     const pagefault = plain.bytes.map(kibibytes);
     return {
       value: median(pagefault),

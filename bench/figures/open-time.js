@@ -8,7 +8,7 @@ export default {
   title: 'time to open a segment of 64 GiB (4 GiB on Node 20); beside it mmap + UFFDIO_REGISTER in C',
   target: { atMost: 1 },
   async run(context) {
-    const { plain, shared, floor } = await measureOpen(context);
+    const { plain, shared, floor, first } = await measureOpen(context, 'time');
     return {
       value: median(plain.milliseconds),
       unit: 'ms',
@@ -17,6 +17,7 @@ export default {
       floor: median(floor.milliseconds),
       per: 'ms',
       others: {
+        'first of the process': first,
         'first use of .buffer': median(plain.touching),
         'of both, V8 collecting': median(plain.collecting),
         'in the floor': median(floor.collecting),
