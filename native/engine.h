@@ -406,6 +406,11 @@ void pf_exiting(int code);
 void pf_exit_check(void);
 bool pf_exit_begun(void);
 
+/* --- guard.c --------------------------------------------------------------------------------------------------------------- */
+
+/* Sees to it that the handlers stay installed, from the first region to the last. After the region is counted. */
+void pf_guard_start(void);
+
 /* --- loader.c: loads on threads of our own ---------------------------------------------------------------------------- */
 
 typedef struct pf_job pf_job_t;

@@ -376,6 +376,9 @@ int pf_region_create(pf_region_options_t *options, pf_region_t **out, const char
   }
   pf_unlock(&registry);
   pf_restore_signals(&before);
+  if (err == 0) {
+    pf_guard_start();
+  }
   return err;
 }
 
