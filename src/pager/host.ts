@@ -27,18 +27,21 @@ interface Request {
   reject(error: Error): void;
 }
 
-/** Switches that are for the main script, not for the Worker's file. */
-const MAIN_ONLY = new Set(['-e', '--eval', '-p', '--print', '-pe', '-c', '--check', '-i', '--interactive']);
+/** Switches that say how modules are found and compiled; a store module may need them. */
+const MODULE_SWITCHES = /^(--import|--require|-r|--loader|--experimental-loader|--conditions|-C)(=|$)/;
 
-function workerArguments(): string[] {
-  const kept: string[] = [];
-  for (let i = 0; i < process.execArgv.length; i++) {
-    const argument = process.execArgv[i] ?? '';
-    if (argument.startsWith('--input-type') || argument === '--test' || argument.startsWith('--test-')) continue;
-    if (!MAIN_ONLY.has(argument)) kept.push(argument);
-    else if (argument !== '-c' && argument !== '--check' && argument !== '-i') i += 1; // its code follows
-  }
-  return kept;
+/**
+ * A Worker inherits the switches of its parent, and Node.js refuses to start it from a file if `--input-type` is one of
+ * them. Then it gets those that store modules may need, and no others: many are refused where they are given explicitly.
+ */
+function workerArguments(): { execArgv?: string[] } {
+  const given = process.execArgv;
+  if (!given.some((argument) => argument.startsWith('--input-type'))) return {};
+  const kept = given.flatMap((argument, i) => {
+    if (!MODULE_SWITCHES.test(argument)) return [];
+    return argument.includes('=') ? [argument] : [argument, given[i + 1] ?? ''];
+  });
+  return { execArgv: kept };
 }
 
 class Host {
@@ -62,7 +65,7 @@ class Host {
     this.#settleReady = settle;
     this.#worker = new Worker(new URL('./worker.js', import.meta.url), {
       name: 'pagefault pager',
-      execArgv: workerArguments(),
+      ...workerArguments(),
     });
     this.#worker.unref();
     this.#worker.on('message', (message: FromWorker) => this.#hear(message));
