@@ -294,7 +294,9 @@ static bool find_order(pf_pager_t *pager, pf_order_t *out) {
     uint64_t word = atomic_load(&slot->word);
     pf_region_t *region = slot->region;
     uint64_t page = slot->page;
+    atomic_fetch_add(&region->users, 1); /* once it is TAKEN others may take it away, and the region with it */
     if (!move_slot(slot, ASKED, TAKEN, &word)) {
+      pf_region_leave(region);
       free_slot(pager, slot); /* abandoned before it was begun */
       continue;
     }
@@ -310,6 +312,7 @@ static bool find_order(pf_pager_t *pager, pf_order_t *out) {
         .timeout_ms = slot->deadline_ns > now ? (slot->deadline_ns - now) / 1000000 : 0,
     };
     atomic_fetch_add_explicit(&region->counters.store_reads, 1, memory_order_relaxed);
+    pf_region_leave(region);
     return true;
   }
   return false;
@@ -375,6 +378,18 @@ static void uncount_load(const slot_t *slot, pf_region_t *region, int64_t bytes)
   }
 }
 
+/* FINISHING, without a page. */
+static void finish_failed(pf_pager_t *pager, slot_t *slot, pf_why_t why, const char *message, const char *cause) {
+  pf_region_t *region = slot->region;
+  if (slot->access == 2) { /* nobody asked for it: whoever does gets an answer of its own */
+    pf_pages_unclaim(region, slot->page, 1);
+  } else {
+    pf_page_fail(region, slot->page, why, message, cause);
+  }
+  pf_region_leave(region);
+  free_slot(pager, slot);
+}
+
 int pf_pager_complete(pf_pager_t *pager, uint32_t index, int64_t bytes) {
   slot_t *slot = &pager->slots[index];
   uint64_t word = atomic_load(&slot->word);
@@ -387,7 +402,15 @@ int pf_pager_complete(pf_pager_t *pager, uint32_t index, int64_t bytes) {
   pf_region_t *region = slot->region;
   uint64_t page = slot->page;
   const uint8_t *from = NULL;
-  if (bytes >= 0 && slot->bytes != NULL && slot->bytes_len >= pf_page_size(region)) {
+  if (bytes > (int64_t)pf_page_size(region)) {
+    finish_failed(pager, slot, (pf_why_t){.code = PF_E_LONG}, NULL, NULL);
+    return 0;
+  }
+  if (bytes >= 0) {
+    if (pf_pager_buffer(pager, index, pf_page_size(region)) == NULL) { /* never zeroes instead */
+      finish_failed(pager, slot, (pf_why_t){.code = PF_E_SYSTEM}, "the page was answered without a buffer", NULL);
+      return 0;
+    }
     memset(slot->bytes + bytes, 0, pf_page_size(region) - (size_t)bytes);
     from = slot->bytes;
   }
@@ -396,13 +419,15 @@ int pf_pager_complete(pf_pager_t *pager, uint32_t index, int64_t bytes) {
   pf_why_t why = install(region, page, from, &again);
   if (again) {
     uncount_load(slot, region, bytes);
+    atomic_fetch_add(&region->users, 1);
     atomic_store(&slot->word, (word & ~7ULL) | TAKEN);
-    if (atomic_load(&region->phase) == PF_PHASE_OPEN) {
-      return 1;
+    bool open = atomic_load(&region->phase) == PF_PHASE_OPEN;
+    if (!open) { /* it closed while nobody could take this slot away */
+      pf_pager_forget(region);
+      free_slot(pager, slot);
     }
-    pf_pager_forget(region); /* it closed while nobody could take this slot away */
-    free_slot(pager, slot);
-    return 0;
+    pf_region_leave(region);
+    return open;
   }
   if (why.code != PF_OK) {
     uncount_load(slot, region, bytes);
@@ -426,14 +451,7 @@ void pf_pager_fail(pf_pager_t *pager, uint32_t index, pf_why_t why, const char *
     }
     return;
   }
-  pf_region_t *region = slot->region;
-  if (slot->access == 2) { /* nobody asked for it: whoever does gets an answer of its own */
-    pf_pages_unclaim(region, slot->page, 1);
-  } else {
-    pf_page_fail(region, slot->page, why, message, cause);
-  }
-  pf_region_leave(region);
-  free_slot(pager, slot);
+  finish_failed(pager, slot, why, message, cause);
 }
 
 void pf_pager_count_retry(pf_pager_t *pager, uint32_t index) {
