@@ -176,6 +176,9 @@ typedef struct pf_region {
   pf_state_t *states;
   size_t states_len;       /* 0: from malloc */
   _Atomic uint8_t *table_pages; /* with a budget: one bit for each system page of `states` that is in use */
+  _Atomic uint16_t *blocks; /* with a budget: pages in use in each 2 MiB of addresses, and whether it has a page table (block.c) */
+  size_t blocks_len;
+  _Atomic uint64_t tables;  /* page tables that are charged */
   pf_lock_t pin_lock;
   uint32_t *pins;          /* made when first needed: pins << 16 | copies under way, for each page */
   pf_budget_t *budget;
@@ -282,6 +285,17 @@ void pf_pin_remove(pf_region_t *region, uint64_t first, uint64_t end);
 int pf_page_hold(pf_region_t *region, uint64_t page);
 void pf_page_unhold(pf_region_t *region, uint64_t page);
 
+/* --- block.c: page tables ------------------------------------------------------------------------------------------- */
+
+int pf_blocks_make(pf_region_t *region); /* 0 or -errno; does nothing where tables do not matter */
+void pf_blocks_free(pf_region_t *region);
+/* What its tables have charged to the budget, which is no longer. */
+int64_t pf_blocks_overhead(pf_region_t *region);
+/* A page leaves ABSENT or FAILED: before its memory is touched. */
+void pf_block_enter(pf_region_t *region, uint64_t page);
+/* A page has become ABSENT or FAILED again. */
+void pf_block_leave(pf_region_t *region, uint64_t page);
+
 /* --- budgets (evict.c) --------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -305,6 +319,8 @@ uint32_t pf_budget_charge(pf_region_t *region, uint32_t count, pf_wait_t *wait, 
 void pf_budget_uncharge(pf_region_t *region, uint64_t pages);
 /* Memory of our own that counts besides pages (or, negative, no longer). */
 void pf_budget_overhead(pf_budget_t *budget, int64_t bytes);
+/* Our own memory takes more than this part of it. */
+bool pf_budget_is_strained(const pf_budget_t *budget, unsigned share);
 /* Enters pages that have just become PRESENT and are not QUEUED into the FIFO. */
 void pf_budget_enqueue(pf_region_t *region, const uint64_t *pages, uint32_t count);
 /* Pages of the region were staged (or, negative, are no longer). */

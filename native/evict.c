@@ -25,7 +25,7 @@
 #define CHEAP_NS 8000     /* below this: stage no more */
 #define STAGED_SHARE 4    /* at most a quarter of the budget is staged */
 #define STAGE_BATCH 4
-#define OVERHEAD_SHARE 4  /* our own memory may take at most a quarter of the budget */
+#define OVERHEAD_SHARE 2  /* our own memory, page tables too, counts up to half of the budget */
 #define BUDGETS 65536
 
 typedef struct {
@@ -327,6 +327,7 @@ void pf_budget_leave(pf_region_t *region) {
       pf_budget_overhead(budget, -(int64_t)in_use * (int64_t)pf_os_page_size());
     }
   }
+  pf_budget_overhead(budget, -pf_blocks_overhead(region));
   atomic_fetch_sub(&budget->used, atomic_exchange(&region->charged, 0));
   atomic_fetch_sub(&budget->staged, atomic_exchange(&region->counters.staged, 0));
   atomic_store(&region->counters.resident, 0);
@@ -337,6 +338,10 @@ void pf_budget_leave(pf_region_t *region) {
 }
 
 void pf_budget_overhead(pf_budget_t *budget, int64_t bytes) { atomic_fetch_add(&budget->overhead, bytes); }
+
+bool pf_budget_is_strained(const pf_budget_t *budget, unsigned share) {
+  return atomic_load_explicit(&budget->overhead, memory_order_relaxed) > (int64_t)(budget->limit / share);
+}
 
 void pf_budget_staged(pf_region_t *region, int64_t bytes) {
   atomic_fetch_add(&region->counters.staged, (uint64_t)bytes);

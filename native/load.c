@@ -16,8 +16,15 @@
 static uint8_t *ours_of(const pf_region_t *region, uint64_t page) { return region->ours + (page << region->page_shift); }
 
 static bool claim(pf_region_t *region, uint64_t page, uint8_t seen, unsigned drop_bits) {
+  unsigned before = seen & PF_STATE;
   uint8_t next = (uint8_t)((seen & ~(PF_STATE | drop_bits)) | PF_LOADING);
-  return atomic_compare_exchange_strong(&region->states[page], &seen, next);
+  if (!atomic_compare_exchange_strong(&region->states[page], &seen, next)) {
+    return false;
+  }
+  if (before != PF_STAGED) {
+    pf_block_enter(region, page);
+  }
+  return true;
 }
 
 /* --- read-ahead ------------------------------------------------------------------------------------------------------- */

@@ -25,6 +25,10 @@ static uint8_t move_on(pf_region_t *region, uint64_t page, unsigned next) {
   if (seen & PF_WAITED) {
     pf_futex_wake_all(word_of(byte));
   }
+  unsigned state = next & PF_STATE;
+  if (state == PF_ABSENT || state == PF_FAILED) {
+    pf_block_leave(region, page);
+  }
   return seen;
 }
 
@@ -246,6 +250,7 @@ void pf_page_zero_failed(pf_region_t *region, uint64_t page) {
       return;
     }
   } while (!atomic_compare_exchange_weak(&region->states[page], &seen, (uint8_t)((seen & ~PF_STATE) | PF_INSTALLING)));
+  pf_block_enter(region, page);
   if (region->backend == PF_BACKEND_MPROTECT) {
     pf_mem_punch(ours_of(region, page), pf_page_size(region));
   }

@@ -116,6 +116,7 @@ static bool invalidate_one(batch_t *batch, uint64_t page) {
       if (!atomic_compare_exchange_strong(&region->states[page], &seen, (uint8_t)((seen & ~(PF_STATE | PF_ZEROED)) | PF_EVICTING))) {
         return false;
       }
+      pf_block_enter(region, page);
       if (seen & PF_ZEROED) {
         pf_pages_drop(region, &one, 1);
       }

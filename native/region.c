@@ -206,7 +206,8 @@ static void give_slot(pf_region_t *region) { free_slots[free_count++] = (uint32_
 
 static int map_memory(pf_region_t *region, uint8_t *into, const char **step) {
   bool twice = region->backend == PF_BACKEND_MPROTECT;
-  size_t align = pf_page_size(region);
+  size_t block = (size_t)1 << PF_PAGE_SHIFT_MAX; /* whole page tables, for block.c */
+  size_t align = region->budget != NULL && region->length > block ? block : pf_page_size(region);
   uint8_t *ours = NULL;
   int err;
   *step = "mmap";
@@ -274,6 +275,7 @@ static void free_tables(pf_region_t *region) {
     free(region->states);
   }
   free(region->table_pages);
+  pf_blocks_free(region);
   if (region->pins != NULL) {
     pf_mem_unmap(region->pins, region->page_count * sizeof *region->pins);
   }
@@ -327,7 +329,8 @@ static int set_up(pf_region_t *region, const pf_region_options_t *options, const
   err = map_memory(region, options->into, step);
   if (err == 0 && region->budget != NULL) {
     *step = "budget";
-    err = pf_budget_join(region->budget, region);
+    err = pf_blocks_make(region);
+    err = err != 0 ? err : pf_budget_join(region->budget, region);
     if (err != 0) {
       unmap_memory(region);
     }
