@@ -25,7 +25,7 @@
 #define CHEAP_NS 8000     /* below this: stage no more */
 #define STAGED_SHARE 4    /* at most a quarter of the budget is staged */
 #define STAGE_BATCH 4
-#define OVERHEAD_SHARE 2  /* our own memory, page tables too, counts up to half of the budget */
+#define PAGES_SHARE 4     /* a quarter is for pages whatever our own memory and the page tables take */
 #define BUDGETS 65536
 
 typedef struct {
@@ -528,7 +528,7 @@ static bool is_dear(const pf_budget_t *budget, const pf_region_t *region) {
 static uint64_t room_for_pages(const pf_budget_t *budget) {
   uint64_t largest = atomic_load_explicit(&budget->largest, memory_order_relaxed);
   int64_t overhead = atomic_load_explicit(&budget->overhead, memory_order_relaxed);
-  uint64_t most = budget->limit / OVERHEAD_SHARE;
+  uint64_t most = budget->limit - budget->limit / PAGES_SHARE;
   uint64_t room = budget->limit - (overhead < 0 ? 0 : (uint64_t)overhead < most ? (uint64_t)overhead : most);
   if (atomic_load_explicit(&budget->staged, memory_order_relaxed) > 0 && room > 8 * STAGE_BATCH * largest) {
     room -= STAGE_BATCH * largest;
