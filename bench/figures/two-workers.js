@@ -61,7 +61,7 @@ export default {
       const sum = new Uint32Array(1);
       const ns = floor.sigbusScale(what.byteLength, what.fd, order, threads, sum);
       verify('The floor', /** @type {number} */ (sum[0]), what.sum);
-      return { ns: ns / context.pages };
+      return ns < 0 ? { ns: -ns / context.pages, busy: 0 } : { ns: ns / context.pages };
     };
 
     const sides = { one: touchedBy([order]), oneInC: inC(1), two: touchedBy(halves), twoInC: inC(2) };

@@ -98,8 +98,11 @@ static napi_value detach_and(napi_env env, napi_callback_info info, int (*close_
   napi_value argv[MAX_ARGUMENTS];
   arguments(env, info, argv);
   napi_detach_arraybuffer(env, argv[0]);
-  int error = close_floor();
-  return error == 0 ? NULL : throw_errno(env, error);
+  int result = close_floor();
+  if (result < 0) return throw_errno(env, result);
+  napi_value undisturbed = NULL;
+  napi_get_boolean(env, result == 0, &undisturbed);
+  return undisturbed;
 }
 
 static napi_value sigbus_close(napi_env env, napi_callback_info info) { return detach_and(env, info, floor_sigbus_close); }
@@ -128,7 +131,7 @@ static napi_value drop(napi_env env, napi_callback_info info) {
   return madvise(base, len, MADV_DONTNEED) == 0 ? NULL : throw_errno(env, -errno);
 }
 
-/* sigbusScale(byteLength, fd, order, threads, sumOut: Uint32Array): nanoseconds */
+/* sigbusScale(byteLength, fd, order, threads, sumOut: Uint32Array): nanoseconds, negative if disturbed */
 static napi_value sigbus_scale(napi_env env, napi_callback_info info) {
   napi_value argv[MAX_ARGUMENTS];
   arguments(env, info, argv);
@@ -139,9 +142,9 @@ static napi_value sigbus_scale(napi_env env, napi_callback_info info) {
   uint64_t ns = 0;
   uint32_t sum = 0;
   int error = floor_sigbus_scale((size_t)number(env, argv[0]), (int)number(env, argv[1]), order, count, (size_t)number(env, argv[3]), &ns, &sum);
-  if (error != 0) return throw_errno(env, error);
+  if (error < 0) return throw_errno(env, error);
   memcpy((void *)(uintptr_t)sum_out, &sum, sizeof sum);
-  return from_number(env, (double)ns);
+  return from_number(env, error == 0 ? (double)ns : -(double)ns);
 }
 
 /* touch(buffer, order): the sum, from a loop in C */

@@ -4,7 +4,7 @@
  *
  * Each floor keeps its one region in file-scope variables: opening a second one before the first is closed is refused with
  * -EBUSY. Open and close run on one thread while no other touches the region. Functions return 0 or -errno; on failure nothing
- * stays open. A fault that cannot be served ends the process: a benchmark that reads zeroes measures nothing.
+ * stays open. Close returns 1 when somebody else's signal handler was found on top of ours: then what was measured is not us alone. A fault that cannot be served ends the process: a benchmark that reads zeroes measures nothing.
  */
 #ifndef FLOOR_H
 #define FLOOR_H

@@ -9,13 +9,13 @@ build();
  * @typedef {object} Floor
  * @property {(byteLength: number, fd: number, batch: number, capacity: number) => ArrayBuffer} sigbusOpen
  *   SIGBUS in the faulting thread, `batch` pages a fault, at most `capacity` pages present (0: no limit).
- * @property {(buffer: ArrayBuffer) => void} sigbusClose
+ * @property {(buffer: ArrayBuffer) => boolean} sigbusClose False if another SIGBUS handler was found on top of the floor's.
  * @property {(byteLength: number, fd: number, order: Uint32Array, threads: number, sum: Uint32Array) => number} sigbusScale
- *   Nanoseconds that 1 or 2 C threads take for the pages in `order`.
+ *   Nanoseconds that 1 or 2 C threads take for the pages in `order`; negative if another handler was found.
  * @property {(byteLength: number, fd: number) => ArrayBuffer} mprotectOpen SIGSEGV, fill, mprotect.
- * @property {(buffer: ArrayBuffer) => void} mprotectClose
+ * @property {(buffer: ArrayBuffer) => boolean} mprotectClose
  * @property {(byteLength: number) => ArrayBuffer} threadOpen A C thread that fills pages with the low byte of their number.
- * @property {(buffer: ArrayBuffer) => void} threadClose
+ * @property {(buffer: ArrayBuffer) => boolean} threadClose
  * @property {(buffer: ArrayBuffer) => void} drop Drops every page, so that it is missing again.
  * @property {(byteLength: number, fd: number) => ArrayBuffer} mmapOpen The kernel's own mmap.
  * @property {(buffer: ArrayBuffer) => void} mmapClose

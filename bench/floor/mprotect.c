@@ -73,7 +73,7 @@ int floor_mprotect_close(void) {
   if (the.base == 0) return -EINVAL;
   struct sigaction ours;
   sigaction(SIGSEGV, &the.before, &ours);
-  int error = ours.sa_sigaction == on_sigsegv ? 0 : -EPERM;
+  int replaced = ours.sa_sigaction != on_sigsegv;
   release();
-  return error;
+  return replaced;
 }

@@ -3,7 +3,8 @@
 import { floor } from '../floor/index.js';
 
 /**
- * One measurement of one side. `busy` is the share of the time in which the measuring thread had a CPU; absent where it waits for others.
+ * One measurement of one side. `busy` is the share of the time in which the measuring thread had a CPU; absent where it waits for others; 0
+ * where something else makes the measurement worthless.
  * @typedef {{ ns: number, busy?: number }} Sample
  * @typedef {() => Sample | Promise<Sample>} Side
  */
@@ -81,6 +82,8 @@ async function undisturbed(side) {
     const again = await side();
     if ((again.busy ?? 1) > best.busy) best = again;
   }
+  if (best.busy === 0)
+    throw new Error('The floor was disturbed each time: another signal handler was put over its own.');
   return best.ns;
 }
 
