@@ -10,8 +10,11 @@ import { outOfRange, shown, wrongType } from '../errors/argument.js';
 import { StoreError } from '../errors/store-error.js';
 import type { NativeSource } from '../native/binding.js';
 import { openCustom } from '../pager/host.js';
-import type { FileRef, StoreRef } from '../stores/ref.js';
+import type { FileRef, MemoryRef, StoreRef } from '../stores/ref.js';
 import type { CheckedOptions } from './options.js';
+
+/** How long a store may take to open, at least: its Worker may have to start and its module to be fetched. `signal` ends it sooner. */
+const OPEN_MS = 30_000;
 
 /** A store that is open. */
 export interface Source {
@@ -125,21 +128,32 @@ function openFile(ref: FileRef): Source {
 
 const nothing = async (): Promise<void> => {};
 
+/** Shared bytes that a region reads in place: collected, their memory would go away under it. */
+const read = new Set<{ bytes: Uint8Array }>();
+
+function openMemory({ bytes }: MemoryRef): Source {
+  const kept = { bytes };
+  const shared = bytes.buffer instanceof SharedArrayBuffer;
+  if (shared) read.add(kept);
+  const forget = async (): Promise<void> => {
+    read.delete(kept);
+  };
+  return {
+    byteLength: bytes.byteLength,
+    pageSize: undefined,
+    native: (offset, byteLength) => ({ kind: 'memory', bytes: bytes.subarray(offset, offset + byteLength) }),
+    abandon: forget,
+    ended: shared ? forget : undefined,
+  };
+}
+
 /** Opens a store. Rejects with one clear sentence; nothing stays open then. */
 export async function openSource(ref: StoreRef, options: CheckedOptions): Promise<Source> {
   switch (ref.kind) {
     case 'file':
       return openFile(ref);
-    case 'memory': {
-      const { bytes } = ref;
-      return {
-        byteLength: bytes.byteLength,
-        pageSize: undefined,
-        native: (offset, byteLength) => ({ kind: 'memory', bytes: bytes.subarray(offset, offset + byteLength) }),
-        abandon: nothing,
-        ended: undefined,
-      };
-    }
+    case 'memory':
+      return openMemory(ref);
     case 'zero':
       return {
         byteLength: ref.byteLength,
@@ -151,7 +165,7 @@ export async function openSource(ref: StoreRef, options: CheckedOptions): Promis
     case 'custom': {
       const { offset, byteLength, pageSize } = options;
       const part = { offset, byteLength, pageSize };
-      const store = await openCustom(ref, part, options.faultTimeoutMs, options.signal);
+      const store = await openCustom(ref, part, Math.max(OPEN_MS, options.faultTimeoutMs), options.signal);
       return {
         byteLength: store.byteLength,
         pageSize: store.pageSize,
