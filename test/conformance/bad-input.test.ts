@@ -268,14 +268,6 @@ onEachBackend('a file that fails to open tells the errno and the system call', a
   });
 });
 
-onEachBackend('a store that takes too long to open is given up', async (backend) => {
-  const ref = custom(moduleFile('export default () => new Promise(() => {})'));
-  await assert.rejects(map(ref, { backend, faultTimeoutMs: 150 }), {
-    code: 'ERR_PAGEFAULT_TIMEOUT',
-    message: /longer than 150 ms/,
-  });
-});
-
 onEachBackend(
   'opening that is aborted rejects with the reason and closes the store that comes late',
   async (backend) => {

@@ -7,6 +7,7 @@ import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { map } from 'pagefault';
 import { custom } from 'pagefault/stores';
+import { openCustom } from '#dist/pager/host.js';
 import { root } from '../helpers/run.js';
 import { patternModule, temporaryPath } from '../helpers/stores.js';
 
@@ -36,6 +37,20 @@ test('a store of its own works in a program given on the command line, whatever 
     assert.equal(stdout, 'byte 1\n', stderr);
     assert.equal(status, 0);
   }
+});
+
+test('a store that takes too long to open is given up, and the next one gets another Worker', async () => {
+  const path = `${temporaryPath()}.mjs`;
+  writeFileSync(path, 'for (;;);');
+  const part = { offset: 0, byteLength: undefined, pageSize: undefined };
+  await assert.rejects(openCustom(custom(path), part, 150, undefined), {
+    name: 'StoreError',
+    code: 'ERR_PAGEFAULT_TIMEOUT',
+    message: 'opening the store took longer than 150 ms',
+  });
+  const store = await openCustom(custom(patternModule, { byteLength: 8192 }), part, 30_000, undefined);
+  assert.equal(store.byteLength, 8192);
+  await store.close();
 });
 
 test('the Worker ends a moment after its last store is closed, and comes back when it is needed', async () => {
