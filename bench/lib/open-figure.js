@@ -12,82 +12,111 @@ import { memory } from './memory.js';
 export const LARGEST = Number(process.versions.node.split('.')[0]) < 22 ? 2 ** 32 : 2 ** 36;
 export const LENGTH = `${LARGEST / 2 ** 30} GiB`;
 
-/** What one way of opening cost, round by round. */
-class Costs {
-  milliseconds = /** @type {number[]} */ ([]);
-  touching = /** @type {number[]} */ ([]);
-  collecting = /** @type {number[]} */ ([]);
-  bytes = /** @type {number[]} */ ([]);
+/** As many are open at once when memory is measured, so that the garbage of JavaScript weighs less. */
+const TOGETHER = 8;
+
+const zero = openSync('/dev/zero', 'r');
+
+/** What is measured: how to open one, to use its buffer, to close it. */
+class Way {
+  /**
+   * @param {() => any} open
+   * @param {(opened: any) => ArrayBufferLike} buffer
+   * @param {(opened: any) => unknown} close
+   */
+  constructor(open, buffer, close) {
+    this.open = open;
+    this.buffer = buffer;
+    this.close = close;
+  }
 }
 
-/**
- * Time and memory are not measured at once: the collection before memory is read throws away the optimised code of what is timed.
- * @param {import('./context.js').Context} context
- * @param {'time' | 'memory'} what
- */
-export async function measureOpen({ map, stores, rounds }, what) {
-  const nothing = { resident: 0, pageTables: 0 };
-  const reading = what === 'memory' ? memory : () => nothing;
-  const zero = openSync('/dev/zero', 'r');
+/** @param {import('./context.js').Context} context */
+function ways({ map, stores }) {
   const store = stores.zero(LARGEST);
-  /** @type {import('node:perf_hooks').PerformanceEntry[]} */
-  const collections = [];
-  new PerformanceObserver((list) => collections.push(...list.getEntries())).observe({ entryTypes: ['gc'] });
-
-  /**
-   * @template T
-   * @param {Costs} costs
-   * @param {() => T | Promise<T>} open
-   * @param {(opened: T) => ArrayBufferLike} buffer
-   * @param {(opened: T) => unknown} close
-   */
-  const once = async (costs, open, buffer, close) => {
-    const before = reading();
-    const begin = performance.now();
-    const opened = await open();
-    const end = performance.now();
-    const { byteLength } = buffer(opened);
-    const handed = performance.now();
-    if (byteLength !== LARGEST) throw new Error(`The buffer has ${byteLength} bytes.`);
-    const after = reading();
-    await close(opened);
-    await sleep(1); // the observer reports on a later turn
-    costs.milliseconds.push(end - begin);
-    costs.touching.push(handed - end);
-    costs.bytes.push(after.resident + after.pageTables - before.resident - before.pageTables);
-    const inside = collections.filter(({ startTime }) => startTime >= begin && startTime < handed);
-    costs.collecting.push(inside.reduce((total, { duration }) => total + duration, 0));
-    collections.length = 0;
-  };
-
-  let first = 0;
-  const all = { plain: new Costs(), shared: new Costs(), floor: new Costs() };
-  for (let round = -2; round < rounds; round++) {
-    // The first rounds also pay for what is there once per process.
-    if (round === 0) {
-      first = all.plain.milliseconds[0] ?? Number.NaN;
-      Object.assign(all, { plain: new Costs(), shared: new Costs(), floor: new Costs() });
-    }
-    await once(
-      all.plain,
-      () => map(store, { backend: 'signal' }),
-      (segment) => segment.buffer,
-      (segment) => segment.close(),
+  /** @param {import('pagefault').MapOptions} options */
+  const segment = (options) =>
+    new Way(
+      () => map(store, { backend: 'signal', ...options }),
+      (/** @type {import('pagefault').Segment} */ opened) => opened.buffer,
+      (/** @type {import('pagefault').Segment} */ opened) => opened.close(),
     );
-    await once(
-      all.shared,
-      () => map(store, { backend: 'signal', shared: true }),
-      (segment) => segment.buffer,
-      (segment) => segment.close(),
-    );
-    await once(
-      all.floor,
+  return {
+    plain: segment({}),
+    shared: segment({ shared: true }),
+    floor: new Way(
       () => floor.sigbusOpen(LARGEST, zero, 1, 0),
       (buffer) => buffer,
       floor.sigbusClose,
-    );
+    ),
+  };
+}
+
+/** The times of one way of opening, in ms, round by round. */
+class Times {
+  opening = /** @type {number[]} */ ([]);
+  firstUse = /** @type {number[]} */ ([]);
+  collecting = /** @type {number[]} */ ([]);
+}
+
+/**
+ * Apart from memory: the collection before memory is read throws away the optimised code of what is timed here.
+ * @param {import('./context.js').Context} context
+ */
+export async function openingTimes(context) {
+  /** @type {import('node:perf_hooks').PerformanceEntry[]} */
+  const collections = [];
+  new PerformanceObserver((list) => collections.push(...list.getEntries())).observe({ entryTypes: ['gc'] });
+  /** @type {Record<'plain' | 'shared' | 'floor', Times>} */
+  const times = { plain: new Times(), shared: new Times(), floor: new Times() };
+  for (let round = 0; round <= context.rounds; round++) {
+    for (const [name, way] of Object.entries(ways(context))) {
+      const begin = performance.now();
+      const opened = await way.open();
+      const end = performance.now();
+      const { byteLength } = way.buffer(opened);
+      const used = performance.now();
+      if (byteLength !== LARGEST) throw new Error(`The buffer has ${byteLength} bytes.`);
+      await way.close(opened);
+      await sleep(1); // the observer reports on a later turn
+      const inside = collections.filter(({ startTime }) => startTime >= begin && startTime < used);
+      collections.length = 0;
+      const { opening, firstUse, collecting } = times[/** @type {keyof typeof times} */ (name)];
+      opening.push(end - begin);
+      firstUse.push(used - end);
+      collecting.push(inside.reduce((total, { duration }) => total + duration, 0));
+    }
   }
-  return { ...all, first };
+  // The first round also pays for what is there once per process.
+  const first = times.plain.opening[0] ?? Number.NaN;
+  for (const lists of Object.values(times)) for (const list of Object.values(lists)) list.shift();
+  return { ...times, first };
+}
+
+/**
+ * Bytes of resident memory and page tables, round by round.
+ * @param {import('./context.js').Context} context
+ */
+export async function openingMemory(context) {
+  /** @type {Record<'plain' | 'shared' | 'floor', number[]>} */
+  const bytes = { plain: [], shared: [], floor: [] };
+  for (let round = -1; round < context.rounds; round++) {
+    for (const [name, way] of Object.entries(ways(context))) {
+      const count = name === 'floor' ? 1 : TOGETHER;
+      const opened = [];
+      // V8 gives back more where a long buffer makes it collect: let it do so before, too.
+      for (let i = 0; i < count; i++) floor.sigbusClose(floor.sigbusOpen(LARGEST, zero, 1, 0));
+      const before = memory();
+      for (let i = 0; i < count; i++) opened.push(await way.open());
+      for (const one of opened) way.buffer(one);
+      const after = memory();
+      for (const one of opened) await way.close(one);
+      await sleep(20); // some of it is given back later
+      const grown = after.resident + after.pageTables - before.resident - before.pageTables;
+      if (round >= 0) bytes[/** @type {keyof typeof bytes} */ (name)].push(grown / count);
+    }
+  }
+  return bytes;
 }
 
 /**
