@@ -524,7 +524,8 @@ static bool is_dear(const pf_budget_t *budget, const pf_region_t *region) {
   return cost >= (atomic_load(&budget->staged) > 0 ? CHEAP_NS : DEAR_NS);
 }
 
-/* What pages may take: the limit less our own memory, and while staging, less the copies under way. Never under four pages. */
+/* What pages may take: the limit less our own memory, and while staging, less the copies under way. Never less than what is
+ * pinned and four pages: what pf_budget_pin allowed can be loaded. */
 static uint64_t room_for_pages(const pf_budget_t *budget) {
   uint64_t largest = atomic_load_explicit(&budget->largest, memory_order_relaxed);
   int64_t overhead = atomic_load_explicit(&budget->overhead, memory_order_relaxed);
@@ -533,7 +534,7 @@ static uint64_t room_for_pages(const pf_budget_t *budget) {
   if (atomic_load_explicit(&budget->staged, memory_order_relaxed) > 0 && room > 8 * STAGE_BATCH * largest) {
     room -= STAGE_BATCH * largest;
   }
-  uint64_t least = PF_BUDGET_PAGES_MIN * largest;
+  uint64_t least = atomic_load_explicit(&budget->pinned, memory_order_relaxed) + PF_BUDGET_PAGES_MIN * largest;
   return room > least ? room : least;
 }
 

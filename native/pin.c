@@ -63,23 +63,22 @@ static bool remove_one(pf_region_t *region, uint64_t page, uint32_t what) {
 }
 
 int pf_pin_add(pf_region_t *region, uint64_t first, uint64_t end) {
-  int64_t bytes = (int64_t)((end - first) << region->page_shift);
-  if (region->budget != NULL && !pf_budget_pin(region->budget, bytes)) {
-    return -EDQUOT;
-  }
+  uint64_t fresh = 0;
   pf_lock(&region->pin_lock);
   int err = make_table(region);
   for (uint64_t page = first; err == 0 && page < end; page++) {
+    fresh += region->pins[page] >> 16 == 0; /* what is pinned already does not count twice */
     err = region->pins[page] >> 16 == MOST ? -EOVERFLOW : 0;
   }
-  uint64_t fresh = 0;
+  if (err == 0 && region->budget != NULL && !pf_budget_pin(region->budget, (int64_t)(fresh << region->page_shift))) {
+    err = -EDQUOT;
+  }
   for (uint64_t page = first; err == 0 && page < end; page++) {
-    fresh += add_one(region, page, ONE_PIN);
+    add_one(region, page, ONE_PIN);
   }
   pf_unlock(&region->pin_lock);
-  atomic_fetch_add(&region->counters.pinned_pages, fresh);
-  if (region->budget != NULL) { /* what was pinned already does not count twice */
-    pf_budget_pin(region->budget, (int64_t)(fresh << region->page_shift) - bytes);
+  if (err == 0) {
+    atomic_fetch_add(&region->counters.pinned_pages, fresh);
   }
   return err;
 }
