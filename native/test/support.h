@@ -89,8 +89,12 @@ static inline void run_one(const char *sentence, const char *suffix, void (*body
   atomic_store(&unmet, 0);
   signal(SIGALRM, on_alarm);
   alarm(60);
+  uint64_t started = pf_now_ns();
   body(backend);
   alarm(0);
+  if (getenv("PF_TEST_TIMES") != NULL) {
+    printf("%6llu ms  %s\n", (unsigned long long)((pf_now_ns() - started) / MS), current_test);
+  }
   if (atomic_load(&unmet) == 0) {
     tests_passed++;
   } else {
