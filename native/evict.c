@@ -367,7 +367,7 @@ void pf_budget_numbers(const pf_budget_t *budget, pf_budget_numbers_t *out) {
       .staged = atomic_load(&budget->staged),
       .pinned = atomic_load(&budget->pinned),
   };
-  out->resident = out->used - out->staged;
+  out->resident = out->used > out->staged ? out->used - out->staged : 0; /* a page may have been staged in between */
 }
 
 /* --- evicting ---------------------------------------------------------------------------------------------------------- */
