@@ -2,6 +2,7 @@
 #include "binding.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,7 +43,12 @@ static bool memory_source(napi_env env, napi_value object, pf_source_t *source) 
 static bool file_source(napi_env env, napi_value object, pf_source_t *source) {
   char path[4096];
   pf_text(env, pf_property(env, object, "path"), path, sizeof path);
-  source->fd = (int)pf_integer(env, pf_property(env, object, "fd"));
+  /* One of our own: Node closes what its `fs` opened in a Worker when that Worker ends, by number, whoever has the number by then. */
+  source->fd = fcntl((int)pf_integer(env, pf_property(env, object, "fd")), F_DUPFD_CLOEXEC, 3);
+  if (source->fd < 0) {
+    pf_throw(env, PF_E_SYSTEM, errno, "fcntl", "no descriptor for the file");
+    return false;
+  }
   source->offset = pf_number(env, pf_property(env, object, "offset"));
   source->check = pf_boolean(env, pf_property(env, object, "checkChanges"));
   source->path = strdup(path);
@@ -84,10 +90,7 @@ static bool read_source(napi_env env, napi_value object, pf_source_t *source) {
 }
 
 /* The descriptor is still the caller's when creating fails. */
-static void discard_source(pf_source_t *source) {
-  source->fd = -1;
-  pf_source_close(source);
-}
+static void discard_source(pf_source_t *source) { pf_source_close(source); }
 
 static bool is_text(napi_env env, napi_value value, const char *text) {
   char buffer[16];

@@ -13,7 +13,7 @@ export type NativeBackend = 'signal' | 'mprotect';
 
 /** Where the pages of a region come from. */
 export type NativeSource =
-  /** `fd` is owned by the region once `regionCreate` has returned (closed with it); on a throw it is still the caller's. */
+  /** `fd` stays the caller's: the region has a descriptor of its own for the same file. */
   | { kind: 'file'; fd: number; offset: number; path: string; checkChanges: boolean }
   /** Bytes over a SharedArrayBuffer are used in place and kept alive; others are copied. */
   | { kind: 'memory'; bytes: Uint8Array }

@@ -109,6 +109,7 @@ export async function map(store: StoreRef, options: MapOptions = {}): Promise<Se
     checked.signal?.throwIfAborted();
     return build(store, source, checked, choice, () => {
       undo = source.ended; // what was opened belongs to the region now
+      source.given?.();
     });
   } catch (error) {
     await undo?.().catch(() => {}); // the first error is the one to tell

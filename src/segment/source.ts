@@ -24,6 +24,8 @@ export interface Source {
   native(offset: number, byteLength: number): NativeSource;
   /** Undoes the opening where no region came of it. */
   abandon(): Promise<void>;
+  /** Gives back what a region that was made no longer needs of the opening. */
+  given?(): void;
   /** What is to be done once the region has ended; undefined where the core does it all. */
   readonly ended: (() => Promise<void>) | undefined;
 }
@@ -118,6 +120,7 @@ function openFile(ref: FileRef): Source {
         checkChanges: ref.onChange === 'fail',
       }),
       abandon: async () => closeSync(fd),
+      given: () => closeSync(fd),
       ended: undefined,
     };
   } catch (error) {
