@@ -151,16 +151,16 @@ static int protect_or_collapse(pf_region_t *region, uint8_t *addr, size_t len, i
     collapse_region(region);
     err = pf_mem_protect(addr, len, prot);
   }
-  for (pf_region_t *other = pf_region_next(0); err == -ENOMEM && other != NULL;) {
-    if (other != region) {
-      collapse_region(other);
+  if (err == -ENOMEM) {
+    for (pf_region_t *other = pf_region_next(0); other != NULL;) {
+      if (other != region) {
+        collapse_region(other);
+      }
+      uintptr_t end = (uintptr_t)other->base + other->length;
+      pf_region_leave(other);
+      other = pf_region_next(end);
     }
-    uintptr_t end = (uintptr_t)other->base + other->length;
-    pf_region_leave(other);
-    other = pf_region_next(end);
-    if (other == NULL) {
-      err = pf_mem_protect(addr, len, prot);
-    }
+    err = pf_mem_protect(addr, len, prot);
   }
   pf_unlock(&collapse_lock);
   return err;
