@@ -9,8 +9,11 @@ typedef struct {
   uint64_t number;
   napi_ref done, progress;
   napi_threadsafe_function channel;
-  _Atomic uint32_t finished;
-  _Atomic uint32_t told; /* messages under way */
+  _Atomic uint32_t finished; /* the job is over and its result can be read */
+  _Atomic uint32_t telling;  /* a message is under way */
+  pf_lock_t hand_over;
+  _Atomic uint32_t channel_gone;
+  _Atomic uint32_t left;     /* who is done with this struct: the loader, the channel. The second frees it */
 } load_t;
 
 /* Jobs by number, for cancelling: numbers are slot and generation, as everywhere. */
@@ -40,29 +43,39 @@ static void unlist_job(load_t *load) {
   pf_unlock(&jobs_lock);
 }
 
-static void tell(load_t *load) {
-  if (napi_call_threadsafe_function(load->channel, load, napi_tsfn_nonblocking) != napi_ok) {
-    atomic_fetch_sub(&load->told, 1); /* the environment is ending: nobody is left to tell */
+static void leave(load_t *load) {
+  if (atomic_fetch_add(&load->left, 1) == 1) {
+    unlist_job(load);
+    pf_region_leave(load->job.region);
+    free(load);
+    pf_region_reap(); /* it may have been closed meanwhile */
   }
 }
+
+/* A message to the loop. False: the environment is ending, and the channel must not be used again. */
+static bool tell(load_t *load) { return napi_call_threadsafe_function(load->channel, NULL, napi_tsfn_nonblocking) == napi_ok; }
 
 static void on_progress(pf_job_t *job) {
   load_t *load = (load_t *)job;
   uint32_t none = 0;
-  if (atomic_compare_exchange_strong(&load->told, &none, 1)) { /* merged: one message at a time */
+  if (atomic_load(&load->channel_gone) == 0 && atomic_compare_exchange_strong(&load->telling, &none, 1)) { /* merged: one at a time */
     tell(load);
   }
 }
 
-/* The loader's last touch of the job. The channel's finalizer frees it, on the JavaScript thread. */
+/* The loader's last touch of the job. */
 static void on_done(pf_job_t *job) {
   load_t *load = (load_t *)job;
-  pf_region_leave(job->region);
-  atomic_store(&load->finished, 1);
-  atomic_fetch_add(&load->told, 1);
-  napi_threadsafe_function channel = load->channel;
-  tell(load);
-  napi_release_threadsafe_function(channel, napi_tsfn_release);
+  pf_lock(&load->hand_over); /* the channel's end waits for us, or we see that it has come */
+  if (atomic_load(&load->channel_gone) == 0) {
+    napi_threadsafe_function channel = load->channel;
+    atomic_store(&load->finished, 1);
+    if (tell(load)) {
+      napi_release_threadsafe_function(channel, napi_tsfn_release);
+    }
+  }
+  pf_unlock(&load->hand_over);
+  leave(load);
 }
 
 static void call_progress(napi_env env, load_t *load, napi_value self) {
@@ -92,11 +105,11 @@ static void call_done(napi_env env, load_t *load, napi_value self) {
 static void on_loop(napi_env env, napi_value unused, void *context, void *data) {
   (void)unused;
   (void)data;
-  load_t *load = context;
-  atomic_fetch_sub(&load->told, 1);
   if (env == NULL) {
-    return;
+    return; /* the environment is ending, and the struct may be gone */
   }
+  load_t *load = context;
+  atomic_store(&load->telling, 0);
   napi_value self = pf_undefined(env);
   call_progress(env, load, self);
   if (atomic_load(&load->finished)) {
@@ -104,25 +117,24 @@ static void on_loop(napi_env env, napi_value unused, void *context, void *data) 
   }
 }
 
-/* The channel is gone: the job is over, or its environment is; then the loader may still be at work and on_done has not run. */
+/* The channel is gone: the job is over, or its environment is. Then the loader may still be at work; it finds out under the lock. */
 static void on_channel_gone(napi_env env, void *data, void *hint) {
   load_t *load = data;
   (void)hint;
   atomic_store(&load->job.cancel, 1);
-  uint64_t deadline = pf_now_ns() + 2000000000ULL;
-  while (!atomic_load(&load->finished) && pf_now_ns() < deadline) {
-    pf_sleep_until(pf_now_ns() + 1000000ULL);
-  }
+  sigset_t before;
+  pf_mask_signals(&before);
+  pf_lock(&load->hand_over);
+  atomic_store(&load->channel_gone, 1);
+  pf_unlock(&load->hand_over);
+  pf_restore_signals(&before);
   if (load->done != NULL) {
     napi_delete_reference(env, load->done);
   }
   if (load->progress != NULL) {
     napi_delete_reference(env, load->progress);
   }
-  unlist_job(load);
-  if (atomic_load(&load->finished)) {
-    free(load); /* else the loader is stuck in a store: better a few bytes lost than a job freed under it */
-  }
+  leave(load);
 }
 
 static bool make_channel(napi_env env, load_t *load) {
@@ -187,17 +199,17 @@ static napi_value region_load(napi_env env, napi_callback_info info) {
   if (load != NULL) {
     err = pf_loader_submit(&load->job);
   }
-  if (load == NULL || err != 0) {
-    if (pin) {
-      MASKED(pf_pin_remove(region, first, end));
-    }
+  if ((load == NULL || err != 0) && pin) {
+    MASKED(pf_pin_remove(region, first, end));
+  }
+  if (load == NULL) {
     pf_region_leave(region);
-    if (err != 0) {
-      atomic_store(&load->finished, 1);
-      napi_release_threadsafe_function(load->channel, napi_tsfn_abort);
-      pf_throw(env, PF_E_SYSTEM, -err, "pthread_create", "no thread can be had for loading");
-    }
     return NULL;
+  }
+  if (err != 0) {
+    leave(load); /* for the loader, which never saw it; the channel's end does the rest */
+    napi_release_threadsafe_function(load->channel, napi_tsfn_abort);
+    return pf_throw(env, PF_E_SYSTEM, -err, "pthread_create", "no thread can be had for loading");
   }
   return pf_from_number(env, (double)number);
 }

@@ -143,9 +143,9 @@ static void stop_serving(serving_t *serving, const char *reason) {
   }
   serving->closed = true;
   MASKED(pf_pager_kill(serving->pager, reason));
-  pf_pager_closed(serving->pager);
-  uv_close(serving->poll, on_handle_closed);
+  uv_close(serving->poll, on_handle_closed); /* before its descriptor goes */
   uv_close(serving->timer, on_handle_closed);
+  pf_pager_closed(serving->pager);
 }
 
 static void on_environment_end(napi_async_cleanup_hook_handle hook, void *data) {
@@ -331,10 +331,11 @@ static napi_value pager_kill(napi_env env, napi_callback_info info) {
   napi_value args[2];
   char reason[128];
   pf_args(env, info, 2, args);
-  pf_pager_t *pager = pf_pager_by_id(pf_number(env, args[0]));
+  pf_pager_t *pager = pf_pager_hold_by_id(pf_number(env, args[0])); /* so that it is this one to the end */
   if (pager != NULL) {
     pf_text(env, args[1], reason, sizeof reason);
     MASKED(pf_pager_kill(pager, reason));
+    pf_pager_drop(pager);
   }
   return NULL;
 }

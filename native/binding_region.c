@@ -75,15 +75,12 @@ static bool read_source(napi_env env, napi_value object, pf_source_t *source) {
   }
   if (strcmp(kind, "pager") == 0) {
     source->kind = PF_SOURCE_PAGER;
-    source->pager = pf_pager_by_id(pf_number(env, pf_property(env, object, "pager")));
+    source->pager = pf_pager_hold_by_id(pf_number(env, pf_property(env, object, "pager")));
     source->store = (uint32_t)pf_number(env, pf_property(env, object, "store"));
-    if (source->pager == NULL || pf_pager_is_dead(source->pager)) {
-      source->pager = NULL;
+    if (source->pager == NULL) {
       pf_throw(env, PF_E_GONE, 0, NULL, "the Worker that runs the store has ended");
-      return false;
     }
-    pf_pager_hold(source->pager);
-    return true;
+    return source->pager != NULL;
   }
   source->kind = PF_SOURCE_ZERO;
   return true;
@@ -400,12 +397,16 @@ static napi_value region_invalidate(napi_env env, napi_callback_info info) {
     return NULL;
   }
   int err = 0;
+  bool dropped = true;
   uint64_t offset = pf_number(env, args[1]);
   if (offset <= region->byte_length && whole_pages(region, offset, pf_number(env, args[2]), &first, &end)) {
     err = pf_source_rebase(&region->source);
-    MASKED(pf_region_invalidate(region, first, end));
+    MASKED(dropped = pf_region_invalidate(region, first, end));
   }
   pf_region_leave(region);
+  if (!dropped) {
+    return pf_throw(env, PF_E_SYSTEM, 0, "madvise", "the kernel refuses to drop pages (is the memory locked?), so some still show old bytes");
+  }
   return err == 0 ? NULL : pf_throw(env, PF_E_STORE, -err, "open", "the file that took the place of the mapped one cannot be used");
 }
 

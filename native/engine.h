@@ -238,7 +238,8 @@ unsigned pf_region_count(void);
 
 /* Ranges of whole pages, [first, end). */
 uint64_t pf_region_release(pf_region_t *region, uint64_t first, uint64_t end); /* bytes freed */
-void pf_region_invalidate(pf_region_t *region, uint64_t first, uint64_t end);
+/* False: the kernel refused to drop some of them (locked memory); those are still old. */
+bool pf_region_invalidate(pf_region_t *region, uint64_t first, uint64_t end);
 
 /* --- pages (load.c, page.c) ---------------------------------------------------------------------------------------------- */
 
@@ -252,8 +253,12 @@ typedef struct {
 
 /* Makes the page present. False with the reason: then the page is FAILED (of a store's reasons) or as it was. */
 bool pf_page_ensure(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_t *why);
-/* Opens a FAILED page with zeroes: only for unreadable: 'zero'. */
-void pf_page_zero_failed(pf_region_t *region, uint64_t page);
+/* Opens a FAILED page with zeroes: only for unreadable: 'zero'. False: the kernel refuses. */
+bool pf_page_zero_failed(pf_region_t *region, uint64_t page);
+/* A STAGED page that is LOADING (ours). True: PRESENT again, without a read. False: what was kept is gone, the page is ABSENT. */
+bool pf_page_steal(pf_region_t *region, uint64_t page);
+/* Pages that are PRESENT and pinned: sees to it that they are open, and stay so. False: the kernel has no mapping left. */
+bool pf_pages_keep_open(pf_region_t *region, uint64_t first, uint64_t end);
 /* Makes a page that is LOADING (ours) visible with the bytes of `from` (NULL: zeroes; mprotect: what lies in region->ours already when
  * `from` points there). PF_OK, PF_E_NO_MEMORY or PF_E_SYSTEM (still LOADING); *again: it went stale meanwhile, read it again (still LOADING). */
 pf_why_t pf_pages_install(pf_region_t *region, uint64_t page, uint32_t count, const uint8_t *from, bool *again);
@@ -283,6 +288,9 @@ int pf_pin_add(pf_region_t *region, uint64_t first, uint64_t end); /* 0, -ENOMEM
 void pf_pin_remove(pf_region_t *region, uint64_t first, uint64_t end);
 /* The same for one page during a copy: not counted as pinned. */
 int pf_page_hold(pf_region_t *region, uint64_t page);
+/* A page that was just marked STALE: waits until the copies that hold it are done, so that nobody reads its old bytes after that. True:
+ * it was dropped, or a real pin keeps it. */
+bool pf_page_outlive_copies(pf_region_t *region, uint64_t page);
 void pf_page_unhold(pf_region_t *region, uint64_t page);
 
 /* --- block.c: page tables ------------------------------------------------------------------------------------------- */
@@ -338,7 +346,7 @@ typedef struct {
   uint32_t slot;
 } pf_scratch_t;
 
-int pf_scratch_take(size_t len, pf_budget_t *budget, pf_scratch_t *out); /* -ENOMEM */
+int pf_scratch_take(size_t len, pf_scratch_t *out); /* -ENOMEM */
 void pf_scratch_give(pf_scratch_t *scratch);
 void pf_scratch_trim(void); /* unmaps what is idle */
 unsigned pf_scratch_count(void);
@@ -363,7 +371,8 @@ pf_pager_t *pf_pager_by_id(uint64_t id); /* NULL when that pager is gone */
 bool pf_pager_ask(pf_region_t *region, uint64_t page, uint32_t access, pf_wait_t *wait, pf_why_t *why);
 /* Asks for a page nobody waits for, if a slot is free. False: it is still the caller's. */
 bool pf_pager_ask_ahead(pf_region_t *region, uint64_t page);
-void pf_pager_hold(pf_pager_t *pager); /* regions that it serves */
+/* For a region that it will serve: NULL when it is gone or dead. */
+pf_pager_t *pf_pager_hold_by_id(uint64_t id);
 void pf_pager_drop(pf_pager_t *pager);
 /* The serving thread: the next order, false when there is none (then it may sleep: the event fd will be written). */
 bool pf_pager_next(pf_pager_t *pager, pf_order_t *out);
@@ -400,6 +409,8 @@ unsigned pf_pager_descriptors(void);
 /* --- failure.c ------------------------------------------------------------------------------------------------------ */
 
 void pf_failure_record(pf_region_t *region, uint64_t page, pf_why_t why, const char *message, const char *cause);
+/* Only the reason, for the fault path: less stack. */
+bool pf_failure_why(uint64_t region, uint64_t offset, pf_why_t *out);
 /* The newest record of the page. */
 bool pf_failure_find(uint64_t region, uint64_t offset, pf_failure_t *out);
 /* The oldest record of the region after `serial`. */

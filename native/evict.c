@@ -26,6 +26,8 @@
 #define STAGED_SHARE 4    /* at most a quarter of the budget is staged */
 #define STAGE_BATCH 4
 #define PAGES_SHARE 4     /* a quarter is for pages whatever our own memory and the page tables take */
+#define SCRATCH_SHARE 8   /* the buffers that pages are read into count up to an eighth */
+#define ROUND 4096        /* pages looked at with the lock held */
 #define BUDGETS 65536
 
 typedef struct {
@@ -159,10 +161,13 @@ static void ring_compact(pf_budget_t *budget, ring_t *ring, unsigned state, cons
     }
     pf_state_t *byte = &region->states[page];
     unsigned now = atomic_load_explicit(byte, memory_order_relaxed) & PF_STATE;
-    if (now == state || (state == PF_PRESENT && (now == PF_LOADING || now == PF_INSTALLING))) {
+    bool keep = now == state || (state == PF_PRESENT && (now == PF_LOADING || now == PF_INSTALLING));
+    if (!keep && state == PF_PRESENT) { /* it may have come back in this moment, and then nobody else enters it */
+      now = atomic_fetch_and(byte, (uint8_t)~PF_QUEUED) & PF_STATE;
+      keep = now == PF_PRESENT && !(atomic_fetch_or(byte, PF_QUEUED) & PF_QUEUED);
+    }
+    if (keep) {
       ring_push(ring, number);
-    } else if (state == PF_PRESENT) {
-      atomic_fetch_and(byte, (uint8_t)~PF_QUEUED);
     }
   }
 }
@@ -328,6 +333,7 @@ void pf_budget_leave(pf_region_t *region) {
     }
   }
   pf_budget_overhead(budget, -pf_blocks_overhead(region));
+  pf_budget_pin(budget, -(int64_t)(atomic_exchange(&region->counters.pinned_pages, 0) << region->page_shift));
   atomic_fetch_sub(&budget->used, atomic_exchange(&region->charged, 0));
   atomic_fetch_sub(&budget->staged, atomic_exchange(&region->counters.staged, 0));
   atomic_store(&region->counters.resident, 0);
@@ -350,10 +356,27 @@ void pf_budget_staged(pf_region_t *region, int64_t bytes) {
   }
 }
 
+/* What pages may take: the limit less our own memory, and while staging, less the copies under way. Never less than what is
+ * pinned and four pages: what pf_budget_pin allowed can be loaded. */
+static uint64_t room_for_pages(const pf_budget_t *budget) {
+  uint64_t largest = atomic_load_explicit(&budget->largest, memory_order_relaxed);
+  uint64_t scratch = pf_scratch_bytes();
+  int64_t overhead = atomic_load_explicit(&budget->overhead, memory_order_relaxed);
+  overhead += (int64_t)(scratch < budget->limit / SCRATCH_SHARE ? scratch : budget->limit / SCRATCH_SHARE);
+  uint64_t most = budget->limit - budget->limit / PAGES_SHARE;
+  uint64_t room = budget->limit - (overhead < 0 ? 0 : (uint64_t)overhead < most ? (uint64_t)overhead : most);
+  if (atomic_load_explicit(&budget->staged, memory_order_relaxed) > 0 && room > 8 * STAGE_BATCH * largest) {
+    room -= STAGE_BATCH * largest;
+  }
+  uint64_t least = atomic_load_explicit(&budget->pinned, memory_order_relaxed) + PF_BUDGET_PAGES_MIN * largest;
+  return room > least ? room : least;
+}
+
 bool pf_budget_pin(pf_budget_t *budget, int64_t bytes) {
   uint64_t keep = PF_BUDGET_PAGES_MIN * atomic_load(&budget->largest);
+  uint64_t room = room_for_pages(budget);
   uint64_t after = atomic_fetch_add(&budget->pinned, (uint64_t)bytes) + (uint64_t)bytes;
-  if (bytes > 0 && after + keep > budget->limit) {
+  if (bytes > 0 && after + keep > room) {
     atomic_fetch_sub(&budget->pinned, (uint64_t)bytes);
     return false;
   }
@@ -379,12 +402,10 @@ typedef struct {
   uint64_t bytes;
 } victims_t;
 
-/* Takes pages from the front of a queue into EVICTING, up to `want` bytes and `most` pages. Their regions are entered. */
-static void collect(pf_budget_t *budget, ring_t *ring, unsigned from, uint64_t want, uint32_t most, victims_t *out) {
-  out->count = 0;
-  out->bytes = 0;
+/* Looks at up to `tries` pages at the front of a queue; see collect. */
+static void collect_some(pf_budget_t *budget, ring_t *ring, unsigned from, uint64_t want, uint32_t most, size_t tries, victims_t *out) {
   pf_lock(&budget->lock);
-  for (size_t tries = ring->pages; tries > 0 && out->bytes < want && out->count < most; tries--) {
+  for (tries = tries < ring->pages ? tries : ring->pages; tries > 0 && out->bytes < want && out->count < most; tries--) {
     uint32_t number = ring_pop(ring);
     uint64_t page;
     pf_region_t *region = member_of(budget, number, &page);
@@ -413,6 +434,18 @@ static void collect(pf_budget_t *budget, ring_t *ring, unsigned from, uint64_t w
     out->bytes += pf_page_size(region);
   }
   pf_unlock(&budget->lock);
+}
+
+/* Takes pages from the front of a queue into EVICTING, up to `want` bytes and `most` pages. Their regions are entered. The lock is let go between
+ * rounds: pages that were released in between are passed over, and there may be millions. */
+static void collect(pf_budget_t *budget, ring_t *ring, unsigned from, uint64_t want, uint32_t most, victims_t *out) {
+  out->count = 0;
+  out->bytes = 0;
+  for (size_t left = ring->pages; left > 0 && out->bytes < want && out->count < most;) {
+    size_t round = left < ROUND ? left : ROUND;
+    collect_some(budget, ring, from, want, most, round, out);
+    left -= round;
+  }
 }
 
 /* The next region among the victims and its pages, taken out of the list; false when there is none left. */
@@ -498,11 +531,28 @@ static void enqueue_staged(pf_budget_t *budget, pf_region_t *region, const uint6
   pf_unlock(&budget->lock);
 }
 
+/* Old bytes must not be kept: such a page goes back, and whoever marked it drops it. */
+static void put_back_stale(pf_region_t *region, uint64_t *pages, uint32_t *count) {
+  uint32_t fine = 0;
+  for (uint32_t i = 0; i < *count; i++) {
+    if (atomic_load(&region->states[pages[i]]) & PF_STALE) {
+      put_back(region, &pages[i], 1);
+    } else {
+      pages[fine++] = pages[i];
+    }
+  }
+  *count = fine;
+}
+
 static void stage_present(pf_budget_t *budget, victims_t *victims) {
   pf_region_t *region;
   uint64_t pages[PF_BATCH_MAX];
   uint32_t count;
   while (next_group(victims, &region, pages, &count)) {
+    put_back_stale(region, pages, &count);
+    if (count == 0) {
+      continue;
+    }
     if (!pf_pages_stage(region, pages, count)) {
       put_back(region, pages, count);
       continue;
@@ -522,20 +572,6 @@ static void stage_present(pf_budget_t *budget, victims_t *victims) {
 static bool is_dear(const pf_budget_t *budget, const pf_region_t *region) {
   uint32_t cost = atomic_load_explicit(&region->load_cost_ns, memory_order_relaxed);
   return cost >= (atomic_load(&budget->staged) > 0 ? CHEAP_NS : DEAR_NS);
-}
-
-/* What pages may take: the limit less our own memory, and while staging, less the copies under way. Never less than what is
- * pinned and four pages: what pf_budget_pin allowed can be loaded. */
-static uint64_t room_for_pages(const pf_budget_t *budget) {
-  uint64_t largest = atomic_load_explicit(&budget->largest, memory_order_relaxed);
-  int64_t overhead = atomic_load_explicit(&budget->overhead, memory_order_relaxed);
-  uint64_t most = budget->limit - budget->limit / PAGES_SHARE;
-  uint64_t room = budget->limit - (overhead < 0 ? 0 : (uint64_t)overhead < most ? (uint64_t)overhead : most);
-  if (atomic_load_explicit(&budget->staged, memory_order_relaxed) > 0 && room > 8 * STAGE_BATCH * largest) {
-    room -= STAGE_BATCH * largest;
-  }
-  uint64_t least = atomic_load_explicit(&budget->pinned, memory_order_relaxed) + PF_BUDGET_PAGES_MIN * largest;
-  return room > least ? room : least;
 }
 
 /* Frees about `want` bytes; 0 when nothing can go at the moment. `dear`: the region that needs room is slow to load. */

@@ -64,19 +64,36 @@ void pf_failure_record(pf_region_t *region, uint64_t page, pf_why_t why, const c
   pf_unlock(&lock);
 }
 
-bool pf_failure_find(uint64_t region, uint64_t offset, pf_failure_t *out) {
-  bool found = false;
-  pf_lock(&lock);
-  uint64_t newest = 0;
+/* lock held. */
+static const pf_failure_t *newest_of(uint64_t region, uint64_t offset) {
+  const pf_failure_t *newest = NULL;
   for (size_t i = 0; i < RECORDS; i++) {
-    if (records[i].serial > newest && records[i].region == region && records[i].offset == offset) {
-      newest = records[i].serial;
-      *out = records[i];
-      found = true;
+    const pf_failure_t *record = &records[i];
+    if (record->serial > 0 && record->region == region && record->offset == offset && (newest == NULL || record->serial > newest->serial)) {
+      newest = record;
     }
   }
+  return newest;
+}
+
+bool pf_failure_find(uint64_t region, uint64_t offset, pf_failure_t *out) {
+  pf_lock(&lock);
+  const pf_failure_t *record = newest_of(region, offset);
+  if (record != NULL) {
+    *out = *record;
+  }
   pf_unlock(&lock);
-  return found;
+  return record != NULL;
+}
+
+bool pf_failure_why(uint64_t region, uint64_t offset, pf_why_t *out) {
+  pf_lock(&lock);
+  const pf_failure_t *record = newest_of(region, offset);
+  if (record != NULL) {
+    *out = record->why;
+  }
+  pf_unlock(&lock);
+  return record != NULL;
 }
 
 bool pf_failure_next(uint64_t region, uint64_t serial, pf_failure_t *out) {

@@ -25,6 +25,7 @@ static void *watch(void *unused) {
     }
     pf_unlock(&lock);
     pf_signal_check();
+    pf_region_reap(); /* closed regions whose last user has left */
   }
 }
 

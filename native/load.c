@@ -151,7 +151,7 @@ static bool fill(pf_region_t *region, uint64_t page, uint32_t count, pf_why_t *w
     return why->code == PF_OK;
   }
   pf_scratch_t scratch;
-  if (pf_scratch_take((size_t)count << region->page_shift, region->budget, &scratch) != 0) {
+  if (pf_scratch_take((size_t)count << region->page_shift, &scratch) != 0) {
     *why = (pf_why_t){.code = PF_E_NO_MEMORY};
     return false;
   }
@@ -233,11 +233,17 @@ static bool load_here(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_wh
 /* --- stores in JavaScript -------------------------------------------------------------------------------------------------- */
 
 /* Zeroes need no store: a page wholly behind its end. */
-static bool load_zero(pf_region_t *region, uint64_t page, pf_why_t *why) {
+static bool load_zero(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_t *why) {
   bool again;
-  do {
+  for (;;) {
     *why = pf_pages_install(region, page, 1, NULL, &again);
-  } while (again);
+    if (!again && (why->code != PF_E_NO_MEMORY || pf_now_ns() >= wait->deadline_ns)) {
+      break;
+    }
+    if (!again) {
+      pf_sleep_until(pf_now_ns() + BACKOFF_FIRST_NS);
+    }
+  }
   if (why->code != PF_OK) {
     pf_pages_unclaim(region, page, 1);
     return false;
@@ -270,7 +276,7 @@ static bool load_by_pager(pf_region_t *region, uint64_t page, pf_wait_t *wait, p
     return false;
   }
   if (reads_zero(region, page)) {
-    return load_zero(region, page, why);
+    return load_zero(region, page, wait, why);
   }
   plan_t plan = plan_load(region, page, wait);
   if (!pf_pager_ask(region, page, 0, wait, why)) {
@@ -293,31 +299,15 @@ static bool load_by_pager(pf_region_t *region, uint64_t page, pf_wait_t *wait, p
 
 /* --- every page ------------------------------------------------------------------------------------------------------------- */
 
-/* A staged page is LOADING and ours. True: PRESENT again, without a read. False: what was kept is gone, the page is ABSENT. */
-static bool steal(pf_region_t *region, uint64_t page) {
-  bool again;
-  pf_why_t why = pf_pages_install(region, page, 1, ours_of(region, page), &again);
-  bool stolen = why.code == PF_OK && !again;
-  if (!stolen || region->backend == PF_BACKEND_SIGNAL) {
-    uint64_t one = page;
-    pf_pages_forget(region, &one, 1);
-  }
-  pf_budget_staged(region, -(int64_t)pf_page_size(region));
-  if (stolen) {
-    atomic_fetch_add(&region->counters.steals, 1);
-    return true;
-  }
-  pf_pages_unclaim(region, page, 1);
-  return false;
-}
-
 /* A failed page is LOADING and ours: what it was opened with goes. */
-static void unfail(pf_region_t *region, uint64_t page, uint8_t was) {
-  atomic_fetch_sub(&region->counters.failed_pages, 1);
-  if (was & PF_ZEROED) {
-    uint64_t one = page;
-    pf_pages_drop(region, &one, 1);
+static bool unfail(pf_region_t *region, uint64_t page, uint8_t was) {
+  uint64_t one = page;
+  if ((was & PF_ZEROED) && !pf_pages_drop(region, &one, 1)) {
+    pf_page_settle(region, page, PF_FAILED | PF_ZEROED); /* still open: it cannot be filled under its readers */
+    return false;
   }
+  atomic_fetch_sub(&region->counters.failed_pages, 1);
+  return true;
 }
 
 static bool load_claimed(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_t *why) {
@@ -325,9 +315,9 @@ static bool load_claimed(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf
 }
 
 static void why_failed(pf_region_t *region, uint64_t page, pf_why_t *why) {
-  pf_failure_t record;
-  bool known = pf_failure_find(atomic_load(&region->id), page << region->page_shift, &record);
-  *why = known ? record.why : (pf_why_t){.code = PF_E_STORE};
+  if (!pf_failure_why(atomic_load(&region->id), page << region->page_shift, why)) {
+    *why = (pf_why_t){.code = PF_E_STORE};
+  }
 }
 
 bool pf_page_ensure(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_t *why) {
@@ -335,12 +325,12 @@ bool pf_page_ensure(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_
   for (;;) {
     uint8_t seen = atomic_load(&region->states[page]);
     unsigned state = seen & PF_STATE;
-    if (state == PF_PRESENT) {
-      return true;
-    }
     *why = (pf_why_t){0};
     if (must_stop(region, wait, why)) {
       return false;
+    }
+    if (state == PF_PRESENT) {
+      return true;
     }
     if (state == PF_FAILED && !heal) {
       why_failed(region, page, why);
@@ -354,9 +344,10 @@ bool pf_page_ensure(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_
       if (!claim(region, page, seen, PF_ZEROED)) {
         continue;
       }
-      if (state == PF_FAILED) {
-        unfail(region, page, seen);
-        heal = false;
+      heal = false;
+      if (state == PF_FAILED && !unfail(region, page, seen)) {
+        *why = (pf_why_t){.code = PF_E_NO_MEMORY};
+        return false;
       }
       if (!load_claimed(region, page, wait, why)) {
         return false;
@@ -365,7 +356,7 @@ bool pf_page_ensure(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_
         return true; /* even if it was evicted since: whoever needs it now faults again */
       }
     } else if (state == PF_STAGED) {
-      if (claim(region, page, seen, 0) && steal(region, page)) {
+      if (claim(region, page, seen, 0) && pf_page_steal(region, page)) {
         return true;
       }
     } else if (!pf_page_wait(region, page, wait, why)) {

@@ -13,13 +13,14 @@
 static pf_lock_t lock;
 static pf_job_t *first, **last = &first;
 static _Atomic uint32_t work; /* futex: jobs ever submitted */
-static unsigned idle;
+static unsigned idle, queued;
 static _Atomic unsigned threads;
 
 static pf_job_t *take(void) {
   pf_lock(&lock);
   pf_job_t *job = first;
   if (job != NULL) {
+    queued--;
     first = job->next;
     if (first == NULL) {
       last = &first;
@@ -64,6 +65,9 @@ static void *serve(void *unused) {
     pf_job_t *job = take();
     if (job != NULL) {
       run(job);
+      if (job->pin && job->why.code == PF_OK && !pf_pages_keep_open(job->region, job->first, job->end)) {
+        job->why = (pf_why_t){.code = PF_E_NO_MEMORY};
+      }
       if (job->pin && job->why.code != PF_OK) {
         pf_pin_remove(job->region, job->first, job->end); /* all or nothing */
       }
@@ -100,25 +104,34 @@ static int start_thread(void) {
   return -err;
 }
 
+/* lock held. */
+static void push(pf_job_t *job) {
+  job->next = NULL;
+  *last = job;
+  last = &job->next;
+  queued++;
+  atomic_fetch_add(&work, 1);
+}
+
 int pf_loader_submit(pf_job_t *job) {
   pf_lock(&lock);
-  bool start = idle == 0 && atomic_load(&threads) < THREADS_MAX;
+  bool start = queued >= idle && atomic_load(&threads) < THREADS_MAX;
   if (start) {
     atomic_fetch_add(&threads, 1);
+  } else {
+    push(job); /* in one step with the look: a thread that is about to leave looks under the lock too */
   }
   pf_unlock(&lock);
   if (start) {
     int err = start_thread();
+    pf_lock(&lock);
     if (err != 0 && atomic_fetch_sub(&threads, 1) == 1) {
+      pf_unlock(&lock);
       return err;
     }
+    push(job);
+    pf_unlock(&lock);
   }
-  pf_lock(&lock);
-  job->next = NULL;
-  *last = job;
-  last = &job->next;
-  atomic_fetch_add(&work, 1);
-  pf_unlock(&lock);
   pf_futex_wake_one(&work);
   return 0;
 }

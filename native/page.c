@@ -15,13 +15,16 @@ static uint8_t *ours_of(const pf_region_t *region, uint64_t page) { return regio
 
 static void *word_of(pf_state_t *byte) { return (void *)((uintptr_t)byte & ~(uintptr_t)3); }
 
-/* The owner moves its page on; what others may set meanwhile (WAITED, PINNED) is heeded. Returns the byte as it was. */
+/* The owner moves its page on; what others may set meanwhile (WAITED, PINNED) is heeded. A page that was to be dropped and stays PRESENT after
+ * all is still STALE. Returns the byte as it was. */
 static uint8_t move_on(pf_region_t *region, uint64_t page, unsigned next) {
   pf_state_t *byte = &region->states[page];
   uint8_t seen = atomic_load_explicit(byte, memory_order_relaxed);
-  while (!atomic_compare_exchange_weak_explicit(byte, &seen, (uint8_t)((seen & (PF_QUEUED | PF_PINNED)) | next), memory_order_acq_rel,
-                                                memory_order_relaxed)) {
-  }
+  uint8_t kept;
+  do {
+    bool put_back = (seen & PF_STATE) == PF_EVICTING && (next & PF_STATE) == PF_PRESENT;
+    kept = (uint8_t)(seen & (PF_QUEUED | PF_PINNED | (put_back ? PF_STALE : 0)));
+  } while (!atomic_compare_exchange_weak_explicit(byte, &seen, (uint8_t)(kept | next), memory_order_acq_rel, memory_order_relaxed));
   if (seen & PF_WAITED) {
     pf_futex_wake_all(word_of(byte));
   }
@@ -197,6 +200,9 @@ static pf_why_t open_pages(pf_region_t *region, uint64_t page, uint32_t count, c
       memcpy(ours_of(region, page), from, len);
     }
     err = protect_or_collapse(region, addr, len, PROT_READ);
+    if (err != 0) {
+      pf_mem_punch(ours_of(region, page), len); /* nobody may find it there later */
+    }
   } else {
     size_t done;
     err = from == NULL ? pf_uffd_zero(addr, len, &done) : pf_uffd_copy(addr, from, len, &done);
@@ -216,18 +222,15 @@ static pf_why_t open_pages(pf_region_t *region, uint64_t page, uint32_t count, c
   }
 }
 
-pf_why_t pf_pages_install(pf_region_t *region, uint64_t page, uint32_t count, const uint8_t *from, bool *again) {
-  begin_install(region, page, count, again);
-  if (*again) {
-    return (pf_why_t){0};
+/* INSTALLING → LOADING, for an owner that did not open them after all. */
+static void end_install(pf_region_t *region, uint64_t page, uint32_t count) {
+  for (uint32_t i = 0; i < count; i++) {
+    move_on(region, page + i, PF_LOADING);
   }
-  pf_why_t why = open_pages(region, page, count, from);
-  if (why.code != PF_OK) {
-    for (uint32_t i = 0; i < count; i++) {
-      move_on(region, page + i, PF_LOADING);
-    }
-    return why;
-  }
+}
+
+/* Open pages become PRESENT. From here on anybody may evict them. */
+static void publish(pf_region_t *region, uint64_t page, uint32_t count) {
   atomic_fetch_add(&region->counters.resident, (uint64_t)count << region->page_shift);
   uint64_t fresh[PF_BATCH_MAX];
   uint32_t fresh_count = 0;
@@ -240,14 +243,54 @@ pf_why_t pf_pages_install(pf_region_t *region, uint64_t page, uint32_t count, co
   if (region->budget != NULL && fresh_count > 0) {
     pf_budget_enqueue(region, fresh, fresh_count);
   }
+}
+
+pf_why_t pf_pages_install(pf_region_t *region, uint64_t page, uint32_t count, const uint8_t *from, bool *again) {
+  begin_install(region, page, count, again);
+  pf_why_t why = *again ? (pf_why_t){0} : open_pages(region, page, count, from);
+  if (why.code != PF_OK) {
+    end_install(region, page, count);
+  } else if (!*again) {
+    publish(region, page, count);
+  }
   return why;
 }
 
-void pf_page_zero_failed(pf_region_t *region, uint64_t page) {
+bool pf_page_steal(pf_region_t *region, uint64_t page) {
+  bool stale;
+  uint64_t one = page;
+  begin_install(region, page, 1, &stale);
+  bool open = !stale && open_pages(region, page, 1, ours_of(region, page)).code == PF_OK;
+  if (!open || region->backend == PF_BACKEND_SIGNAL) {
+    pf_pages_forget(region, &one, 1); /* while the page is ours: once it is PRESENT it may be staged again, here */
+  }
+  pf_budget_staged(region, -(int64_t)pf_page_size(region));
+  if (open) {
+    atomic_fetch_add(&region->counters.steals, 1);
+    publish(region, page, 1);
+    return true;
+  }
+  if (!stale) {
+    end_install(region, page, 1);
+  }
+  pf_pages_unclaim(region, page, 1);
+  return false;
+}
+
+/* FAILED | ZEROED: it may have been closed when the kernel's mappings ran out. */
+static bool reopen_zeroed(pf_region_t *region, uint64_t page) {
+  return region->backend == PF_BACKEND_SIGNAL ||
+         protect_or_collapse(region, address_of(region, page), pf_page_size(region), PROT_READ) == 0;
+}
+
+bool pf_page_zero_failed(pf_region_t *region, uint64_t page) {
   uint8_t seen = atomic_load(&region->states[page]);
   do {
-    if ((seen & PF_STATE) != PF_FAILED || (seen & PF_ZEROED)) {
-      return;
+    if ((seen & PF_STATE) != PF_FAILED) {
+      return true; /* somebody is at it: the instruction looks again */
+    }
+    if (seen & PF_ZEROED) {
+      return reopen_zeroed(region, page);
     }
   } while (!atomic_compare_exchange_weak(&region->states[page], &seen, (uint8_t)((seen & ~PF_STATE) | PF_INSTALLING)));
   pf_block_enter(region, page);
@@ -256,6 +299,7 @@ void pf_page_zero_failed(pf_region_t *region, uint64_t page) {
   }
   pf_why_t why = open_pages(region, page, 1, NULL);
   move_on(region, page, PF_FAILED | (why.code == PF_OK ? PF_ZEROED : 0));
+  return why.code == PF_OK;
 }
 
 /* --- dropping ---------------------------------------------------------------------------------------------------------- */
@@ -361,7 +405,27 @@ void pf_pages_forget(pf_region_t *region, uint64_t *pages, uint32_t count) {
   }
 }
 
+bool pf_pages_keep_open(pf_region_t *region, uint64_t first, uint64_t end) {
+  if (region->backend != PF_BACKEND_MPROTECT) {
+    return true;
+  }
+  /* Under the lock of the collapses: one that is under way may have looked before the pages were pinned, a later one sees the pins. */
+  uint8_t *addr = address_of(region, first);
+  size_t len = (size_t)(end - first) << region->page_shift;
+  pf_lock(&collapse_lock);
+  int err = pf_mem_protect(addr, len, PROT_READ);
+  if (err == -ENOMEM) {
+    collapse_region(region);
+    err = pf_mem_protect(addr, len, PROT_READ);
+  }
+  pf_unlock(&collapse_lock);
+  return err == 0;
+}
+
 void pf_page_reopen(pf_region_t *region, uint64_t page) {
+  if (atomic_load(&region->phase) != PF_PHASE_OPEN) {
+    return;
+  }
   uint8_t seen = atomic_load(&region->states[page]);
   bool closed = region->backend == PF_BACKEND_MPROTECT; /* by a collapse, or open by now: opening it twice is harmless */
   for (size_t at = 0; !closed && at < pf_page_size(region); at += pf_os_page_size()) {

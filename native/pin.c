@@ -23,14 +23,12 @@ static int make_table(pf_region_t *region) {
   return err;
 }
 
-/* pin_lock held. True when this was the first of its kind. */
-static bool add_one(pf_region_t *region, uint64_t page, uint32_t what) {
-  uint32_t before = region->pins[page];
-  region->pins[page] = before + what;
-  if (before == 0) {
+/* pin_lock held. */
+static void add_one(pf_region_t *region, uint64_t page, uint32_t what) {
+  if (region->pins[page] == 0) {
     atomic_fetch_or(&region->states[page], PF_PINNED);
   }
-  return what == ONE_PIN ? before >> 16 == 0 : (before & MOST) == 0;
+  region->pins[page] += what;
 }
 
 /* A page that was invalidated while it was pinned goes now. */
@@ -62,25 +60,34 @@ static bool remove_one(pf_region_t *region, uint64_t page, uint32_t what) {
   return what == ONE_PIN ? after >> 16 == 0 : (after & MOST) == 0;
 }
 
+/* pin_lock held. How many of the pages are not pinned yet; -EOVERFLOW when one is pinned too often. */
+static int64_t count_fresh(const pf_region_t *region, uint64_t first, uint64_t end) {
+  int64_t fresh = 0;
+  for (uint64_t page = first; page < end; page++) {
+    uint32_t pins = region->pins[page] >> 16;
+    if (pins == MOST) {
+      return -EOVERFLOW;
+    }
+    fresh += pins == 0;
+  }
+  return fresh;
+}
+
 int pf_pin_add(pf_region_t *region, uint64_t first, uint64_t end) {
-  uint64_t fresh = 0;
   pf_lock(&region->pin_lock);
   int err = make_table(region);
-  for (uint64_t page = first; err == 0 && page < end; page++) {
-    fresh += region->pins[page] >> 16 == 0; /* what is pinned already does not count twice */
-    err = region->pins[page] >> 16 == MOST ? -EOVERFLOW : 0;
+  int64_t fresh = err == 0 ? count_fresh(region, first, end) : err;
+  if (fresh >= 0 && region->budget != NULL && !pf_budget_pin(region->budget, fresh << region->page_shift)) {
+    fresh = -EDQUOT;
   }
-  if (err == 0 && region->budget != NULL && !pf_budget_pin(region->budget, (int64_t)(fresh << region->page_shift))) {
-    err = -EDQUOT;
-  }
-  for (uint64_t page = first; err == 0 && page < end; page++) {
+  for (uint64_t page = first; fresh >= 0 && page < end; page++) {
     add_one(region, page, ONE_PIN);
   }
-  pf_unlock(&region->pin_lock);
-  if (err == 0) {
-    atomic_fetch_add(&region->counters.pinned_pages, fresh);
+  if (fresh > 0) {
+    atomic_fetch_add(&region->counters.pinned_pages, (uint64_t)fresh);
   }
-  return err;
+  pf_unlock(&region->pin_lock);
+  return fresh < 0 ? (int)fresh : 0;
 }
 
 void pf_pin_remove(pf_region_t *region, uint64_t first, uint64_t end) {
@@ -99,17 +106,44 @@ void pf_pin_remove(pf_region_t *region, uint64_t first, uint64_t end) {
   }
 }
 
+/* pin_lock held. Old bytes that only copies still keep: no new copy may begin. */
+static bool is_leaving(const pf_region_t *region, uint64_t page) {
+  uint8_t seen = atomic_load(&region->states[page]);
+  return (seen & PF_STATE) == PF_PRESENT && (seen & PF_STALE) && region->pins[page] >> 16 == 0;
+}
+
 int pf_page_hold(pf_region_t *region, uint64_t page) {
-  pf_lock(&region->pin_lock);
-  int err = make_table(region);
-  if (err == 0 && (region->pins[page] & MOST) == MOST) {
-    err = -EOVERFLOW;
+  for (uint64_t give_up = pf_now_ns() + region->timeout_ns;;) {
+    pf_lock(&region->pin_lock);
+    int err = make_table(region);
+    if (err == 0 && (region->pins[page] & MOST) == MOST) {
+      err = -EOVERFLOW;
+    }
+    bool wait = err == 0 && is_leaving(region, page);
+    if (err == 0 && !wait) {
+      add_one(region, page, ONE_COPY);
+    }
+    pf_unlock(&region->pin_lock);
+    if (!wait || pf_now_ns() >= give_up) {
+      return wait ? -EAGAIN : err;
+    }
+    drop_stale(region, page);
+    pf_sleep_until(pf_now_ns() + 20000ULL); /* a copy of one page */
   }
-  if (err == 0) {
-    add_one(region, page, ONE_COPY);
+}
+
+bool pf_page_outlive_copies(pf_region_t *region, uint64_t page) {
+  for (uint64_t give_up = pf_now_ns() + region->timeout_ns; pf_now_ns() < give_up;) {
+    pf_lock(&region->pin_lock);
+    bool wait = is_leaving(region, page);
+    pf_unlock(&region->pin_lock);
+    if (!wait) {
+      return true;
+    }
+    drop_stale(region, page);
+    pf_sleep_until(pf_now_ns() + 20000ULL);
   }
-  pf_unlock(&region->pin_lock);
-  return err;
+  return true;
 }
 
 void pf_page_unhold(pf_region_t *region, uint64_t page) {

@@ -143,7 +143,18 @@ void pf_pager_closed(pf_pager_t *pager) {
   pf_unlock(&pagers_lock);
 }
 
-void pf_pager_hold(pf_pager_t *pager) { atomic_fetch_add(&pager->regions, 1); }
+pf_pager_t *pf_pager_hold_by_id(uint64_t id) {
+  pf_lock(&pagers_lock);
+  pf_pager_t *pager = pf_pager_by_id(id);
+  if (pager != NULL && pf_pager_is_dead(pager)) {
+    pager = NULL;
+  }
+  if (pager != NULL) {
+    atomic_fetch_add(&pager->regions, 1);
+  }
+  pf_unlock(&pagers_lock);
+  return pager;
+}
 
 void pf_pager_drop(pf_pager_t *pager) {
   pf_lock(&pagers_lock);

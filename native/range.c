@@ -10,10 +10,12 @@ typedef struct {
   uint64_t open[PF_BATCH_MAX], staged[PF_BATCH_MAX]; /* pages that are EVICTING, by what holds their bytes */
   uint32_t open_count, staged_count;
   uint64_t freed;
+  bool refused; /* some could not be dropped */
 } batch_t;
 
-static bool take(pf_region_t *region, uint64_t page, uint8_t seen) {
-  uint8_t next = (uint8_t)((seen & ~(PF_STATE | PF_STALE)) | PF_EVICTING);
+/* `stale`: should it have to stay, its bytes are old. */
+static bool take(pf_region_t *region, uint64_t page, uint8_t seen, bool stale) {
+  uint8_t next = (uint8_t)((seen & ~PF_STATE) | PF_EVICTING | (stale ? PF_STALE : 0));
   return atomic_compare_exchange_strong(&region->states[page], &seen, next);
 }
 
@@ -21,6 +23,7 @@ static void finish(batch_t *batch) {
   pf_region_t *region = batch->region;
   if (batch->open_count > 0) {
     bool dropped = pf_pages_drop(region, batch->open, batch->open_count);
+    batch->refused = batch->refused || !dropped;
     uint64_t bytes = dropped ? (uint64_t)batch->open_count << region->page_shift : 0;
     atomic_fetch_sub(&region->counters.resident, bytes);
     pf_budget_uncharge(region, bytes >> region->page_shift);
@@ -74,7 +77,7 @@ uint64_t pf_region_release(pf_region_t *region, uint64_t first, uint64_t end) {
     unsigned state = seen & PF_STATE;
     bool done = true;
     if ((state == PF_PRESENT || state == PF_STAGED) && !(seen & PF_PINNED)) {
-      done = take(region, page, seen);
+      done = take(region, page, seen, false);
       if (done) {
         add(&batch, page, state == PF_STAGED);
       }
@@ -98,15 +101,15 @@ static bool invalidate_one(batch_t *batch, uint64_t page) {
       return atomic_compare_exchange_strong(&region->states[page], &seen, seen | PF_STALE);
     case PF_PRESENT:
       if (seen & PF_PINNED) { /* pin.c drops it when the last pin goes */
-        return atomic_compare_exchange_strong(&region->states[page], &seen, seen | PF_STALE);
+        return atomic_compare_exchange_strong(&region->states[page], &seen, seen | PF_STALE) && pf_page_outlive_copies(region, page);
       }
-      if (!take(region, page, seen)) {
+      if (!take(region, page, seen, true)) {
         return false;
       }
       add(batch, page, false);
       return true;
     case PF_STAGED:
-      if (!take(region, page, seen)) {
+      if (!take(region, page, seen, false)) {
         return false;
       }
       add(batch, page, true);
@@ -133,10 +136,11 @@ static bool invalidate_one(batch_t *batch, uint64_t page) {
   }
 }
 
-void pf_region_invalidate(pf_region_t *region, uint64_t first, uint64_t end) {
+bool pf_region_invalidate(pf_region_t *region, uint64_t first, uint64_t end) {
   batch_t batch = {.region = region};
   for (uint64_t page = first; page < end;) {
     page += eight_absent(region, page, end) ? 8 : invalidate_one(&batch, page);
   }
   finish(&batch);
+  return !batch.refused;
 }

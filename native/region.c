@@ -2,7 +2,8 @@
  * The regions of the process: made, found, closed, freed.
  *
  * Finding is the first thing a fault does, so it takes no lock: a table sorted by address, read under a sequence counter. Whoever
- * finds a region enters it (users + 1) and then looks at the counter again; a region is only unmapped when it has left the table
+ * finds a region enters it (users + 1) and then looks at the counter again (entries are read with acquire and written with release, so that neither
+ * passes the counter); a region is only unmapped when it has left the table
  * and users is 0. The structs live in one reserved array and are never given back, so that a reader that comes too late still
  * counts up and down in a valid place.
  *
@@ -43,7 +44,7 @@ static size_t lower_bound(uintptr_t addr, size_t count) {
   size_t low = 0, high = count;
   while (low < high) {
     size_t middle = low + (high - low) / 2;
-    if (atomic_load_explicit(&table[middle].end, memory_order_relaxed) <= addr) {
+    if (atomic_load_explicit(&table[middle].end, memory_order_acquire) <= addr) {
       low = middle + 1;
     } else {
       high = middle;
@@ -76,10 +77,10 @@ static pf_region_t *pick_at(uintptr_t addr, uintptr_t *extra) {
   (void)extra;
   size_t count = atomic_load(&table_count);
   size_t i = lower_bound(addr, count);
-  if (i == count || atomic_load_explicit(&table[i].start, memory_order_relaxed) > addr) {
+  if (i == count || atomic_load_explicit(&table[i].start, memory_order_acquire) > addr) {
     return NULL;
   }
-  return atomic_load_explicit(&table[i].region, memory_order_relaxed);
+  return atomic_load_explicit(&table[i].region, memory_order_acquire);
 }
 
 pf_region_t *pf_region_at(uintptr_t addr) { return enter_consistently(addr, pick_at, NULL); }
@@ -88,7 +89,7 @@ static pf_region_t *pick_next(uintptr_t addr, uintptr_t *extra) {
   (void)extra;
   size_t count = atomic_load(&table_count);
   size_t i = lower_bound(addr, count);
-  return i == count ? NULL : atomic_load_explicit(&table[i].region, memory_order_relaxed);
+  return i == count ? NULL : atomic_load_explicit(&table[i].region, memory_order_acquire);
 }
 
 pf_region_t *pf_region_next(uintptr_t addr) { return enter_consistently(addr, pick_next, NULL); }
@@ -128,9 +129,9 @@ unsigned pf_region_count(void) { return atomic_load(&open_count); }
 /* --- the table's writers (registry held) ------------------------------------------------------------------------- */
 
 static void store_range(size_t i, uintptr_t start, uintptr_t end, pf_region_t *region) {
-  atomic_store_explicit(&table[i].start, start, memory_order_relaxed);
-  atomic_store_explicit(&table[i].end, end, memory_order_relaxed);
-  atomic_store_explicit(&table[i].region, region, memory_order_relaxed);
+  atomic_store_explicit(&table[i].start, start, memory_order_release);
+  atomic_store_explicit(&table[i].end, end, memory_order_release);
+  atomic_store_explicit(&table[i].region, region, memory_order_release);
 }
 
 static void move_range(size_t to, size_t from) {
@@ -235,6 +236,9 @@ static int map_memory(pf_region_t *region, uint8_t *into, const char **step) {
     if (err != 0 && !region->foreign) {
       pf_mem_unmap_region(region->base, region->length);
     }
+  }
+  if (err != 0 && into != NULL) { /* the caller's again, empty */
+    pf_mem_protect(into, region->length, PROT_READ | PROT_WRITE);
   }
   return err;
 }

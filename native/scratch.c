@@ -1,7 +1,7 @@
 /*
  * Buffers that pages are read into before they are opened: a process-wide pool, as many as threads load at once. A buffer is at least
  * 256 KiB (a full read-ahead window) and never smaller than the page. Taking and giving one is a compare-and-swap; a thread that finds
- * all of them taken waits for the next. A buffer first made for a region with a budget counts in that budget.
+ * all of them taken waits for the next. Together they count in every budget.
  */
 #include "engine.h"
 
@@ -28,7 +28,7 @@ static unsigned class_of(size_t len) {
   return class;
 }
 
-static int make_buffer(buffer_t *buffer, size_t len, pf_budget_t *budget) {
+static int make_buffer(buffer_t *buffer, size_t len) {
   void *bytes;
   int err = pf_mem_reserve(len, "pagefault scratch", &bytes);
   if (err != 0) {
@@ -37,13 +37,10 @@ static int make_buffer(buffer_t *buffer, size_t len, pf_budget_t *budget) {
   buffer->bytes = bytes;
   atomic_fetch_add(&made, 1);
   atomic_fetch_add(&made_bytes, len);
-  if (budget != NULL) {
-    pf_budget_overhead(budget, (int64_t)len);
-  }
   return 0;
 }
 
-int pf_scratch_take(size_t len, pf_budget_t *budget, pf_scratch_t *out) {
+int pf_scratch_take(size_t len, pf_scratch_t *out) {
   unsigned class = class_of(len);
   for (;;) {
     uint32_t seen = atomic_load(&given);
@@ -55,7 +52,7 @@ int pf_scratch_take(size_t len, pf_budget_t *budget, pf_scratch_t *out) {
         continue;
       }
       if (buffer->bytes == NULL) {
-        int err = make_buffer(buffer, PF_SCRATCH_MIN << class, budget);
+        int err = make_buffer(buffer, PF_SCRATCH_MIN << class);
         if (err != 0) {
           atomic_store_explicit(&buffer->taken, 0, memory_order_release);
           return -ENOMEM;

@@ -28,8 +28,9 @@ enum { ON_BUS, ON_SEGV, ON_TRAP, SIGNALS };
 static const int numbers[SIGNALS] = {SIGBUS, SIGSEGV, SIGTRAP};
 
 static struct {
-  struct sigaction previous; /* who gets what is not ours */
-  struct sigaction first;    /* who got it before we came: the end of every chain */
+  struct sigaction previous[2]; /* who gets what is not ours: one is in use, the other may be written */
+  _Atomic unsigned current;
+  struct sigaction first; /* who got it before we came: the end of every chain */
   bool installed;
 } chain[SIGNALS];
 
@@ -96,25 +97,39 @@ static void call(const struct sigaction *action, int number, siginfo_t *info, vo
   }
 }
 
+/* True while a handler that we called is on the stack below us. One that was left by siglongjmp is not: its frame is gone. */
+static bool is_forwarding(const pf_thread_t *thread) {
+  uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+  return thread != NULL && thread->forwarding > here;
+}
+
+static void set_previous(unsigned which, const struct sigaction *action) {
+  unsigned other = atomic_load(&chain[which].current) ^ 1;
+  chain[which].previous[other] = *action;
+  atomic_store(&chain[which].current, other);
+}
+
 static void forward(unsigned which, siginfo_t *info, void *context) {
   int number = numbers[which];
   pf_thread_t *thread = pf_thread_enter();
   /* A handler that was put over ours and saved it as its previous one sends the signal back: then it goes to the very first. */
-  struct sigaction action = thread != NULL && thread->forwarding > 0 ? chain[which].first : chain[which].previous;
+  struct sigaction action = is_forwarding(thread) ? chain[which].first : chain[which].previous[atomic_load(&chain[which].current)];
   atomic_fetch_add_explicit(&forwarded, 1, memory_order_relaxed);
   if (thread != NULL) {
     pf_step_cancel(&thread->step, context);
   }
   if (has_handler(&action)) {
     if (action.sa_flags & (int)SA_RESETHAND) {
-      chain[which].previous = (struct sigaction){.sa_handler = SIG_DFL};
+      set_previous(which, &(struct sigaction){.sa_handler = SIG_DFL});
     }
+    uintptr_t before = 0;
     if (thread != NULL) {
-      thread->forwarding++;
+      before = is_forwarding(thread) ? thread->forwarding : 0;
+      thread->forwarding = (uintptr_t)__builtin_frame_address(0);
     }
     call(&action, number, info, context);
     if (thread != NULL) {
-      thread->forwarding--;
+      thread->forwarding = before;
     }
   } else if (info->si_code > 0 || action.sa_handler == SIG_DFL) {
     default_action(number, info); /* an ignored fault is not ignored by the kernel either */
@@ -167,35 +182,37 @@ static void note_latency(pf_region_t *region, uint64_t started) {
   atomic_fetch_add_explicit(&region->counters.histogram[bucket], 1, memory_order_relaxed);
 }
 
+/* The innermost attempt hears of its first failure; what it throws is the outer ones' to hear. */
 static void record_attempt(pf_thread_t *thread, const pf_region_t *region, uint64_t page, pf_why_t why) {
-  if (thread->failed_at == 0) {
-    thread->failed_at = thread->attempts;
-    thread->failed_region = atomic_load(&region->id);
-    thread->failed_page = page;
-    thread->failed_why = why;
+  pf_attempt_t *attempt = &thread->attempt[thread->attempts - 1];
+  if (!attempt->failed) {
+    *attempt = (pf_attempt_t){.failed = true, .region = atomic_load(&region->id), .page = page, .why = why};
   }
 }
 
+/* Reasons that lie with the store: the page is FAILED, or was a moment ago. */
+static bool is_of_store(pf_why_t why) { return why.code >= PF_E_STORE && why.code <= PF_E_GONE; }
+
 /* The page cannot be had. True: the thread may go on. */
-static bool cannot_be_had(pf_thread_t *thread, pf_region_t *region, uint64_t page, pf_why_t why, uintptr_t addr, ucontext_t *uc) {
+static bool cannot_be_had(pf_region_t *region, uint64_t page, pf_why_t why, uintptr_t addr, ucontext_t *uc) {
   if (pf_exit_begun()) {
     pf_sleep_until(atomic_load(&exit_at) + PF_EXIT_GRACE_NS);
     _exit(atomic_load(&exit_code));
   }
-  if (thread->attempts > 0 && pf_step_redirect(&thread->step, uc, addr, zeroes, ZEROES_LEN) == 0) {
-    record_attempt(thread, region, page, why);
+  pf_thread_t *attempting = pf_thread_attempting();
+  if (attempting != NULL && pf_step_redirect(&attempting->step, uc, addr, zeroes, ZEROES_LEN) == 0) {
+    record_attempt(attempting, region, page, why);
     return true;
   }
-  if (region->unreadable_zero && (atomic_load(&region->states[page]) & PF_STATE) == PF_FAILED) {
-    pf_page_zero_failed(region, page);
+  if (region->unreadable_zero && is_of_store(why) && pf_page_zero_failed(region, page)) {
     return true;
   }
-  pf_report_unreadable(region, page, why, thread->attempts > 0);
+  pf_report_unreadable(region, page, why, attempting != NULL);
   return false;
 }
 
 /* True: the instruction may run again. */
-static bool serve(pf_thread_t *thread, pf_region_t *region, access_t access, uintptr_t addr, ucontext_t *uc) {
+static bool serve(pf_region_t *region, access_t access, uintptr_t addr, ucontext_t *uc) {
   if (access == ACCESS_WRITE) {
     pf_report_write(region, addr);
     return false;
@@ -203,7 +220,8 @@ static bool serve(pf_thread_t *thread, pf_region_t *region, access_t access, uin
   uint64_t started = pf_now_ns();
   uint64_t page = (addr - (uintptr_t)region->base) >> region->page_shift;
   atomic_fetch_add_explicit(&region->counters.faults, 1, memory_order_relaxed);
-  if ((atomic_load(&region->states[page]) & PF_STATE) == PF_PRESENT) {
+  bool open = atomic_load(&region->phase) == PF_PHASE_OPEN;
+  if (open && (atomic_load(&region->states[page]) & PF_STATE) == PF_PRESENT) {
     pf_page_reopen(region, page); /* somebody was faster, or closed it again */
     return true;
   }
@@ -211,7 +229,7 @@ static bool serve(pf_thread_t *thread, pf_region_t *region, access_t access, uin
   pf_why_t why;
   bool there = pf_page_ensure(region, page, &wait, &why);
   note_latency(region, started);
-  return there || cannot_be_had(thread, region, page, why, addr, uc);
+  return there || cannot_be_had(region, page, why, addr, uc);
 }
 
 /* True: done with it. */
@@ -236,7 +254,7 @@ static bool handle_fault(unsigned which, siginfo_t *info, ucontext_t *uc) {
     return true;
   }
   thread->handlers++;
-  bool go_on = serve(thread, region, access, addr, uc);
+  bool go_on = serve(region, access, addr, uc);
   thread->handlers--;
   pf_region_leave(region);
   if (!go_on) {
@@ -380,7 +398,7 @@ static int install(unsigned which) {
     return 0;
   }
   bool replaced = chain[which].installed;
-  chain[which].previous = now; /* before ours can be called */
+  set_previous(which, &now); /* before ours can be called */
   if (!replaced) {
     chain[which].first = now;
   }
@@ -467,28 +485,34 @@ int pf_attempt_begin(void) {
   if (thread == NULL) {
     return -EAGAIN;
   }
-  thread->attempts++;
+  if (thread->attempts > 0) {
+    pf_thread_attempting(); /* what a thread that ended here left behind */
+  }
+  if (thread->attempts == PF_ATTEMPTS_MAX) {
+    return -EAGAIN;
+  }
+  thread->tid = (pid_t)syscall(SYS_gettid);
+  thread->attempt[thread->attempts++].failed = false;
   return 0;
 }
 
 bool pf_attempt_end(pf_failure_t *out) {
-  pf_thread_t *thread = pf_thread_find();
-  if (thread == NULL || thread->attempts == 0) {
+  pf_thread_t *thread = pf_thread_attempting();
+  if (thread == NULL) {
     return false;
   }
-  bool failed = thread->failed_at == thread->attempts;
-  if (failed) {
-    thread->failed_at = 0;
-    pf_region_t *region = pf_region_by_id(thread->failed_region);
-    *out = (pf_failure_t){.region = thread->failed_region, .why = thread->failed_why};
-    if (region != NULL) {
-      if (!pf_failure_find(thread->failed_region, thread->failed_page << region->page_shift, out) || out->why.code != thread->failed_why.code) {
-        pf_failure_describe(region, thread->failed_page, thread->failed_why, out);
-      }
-      pf_region_leave(region);
-    }
-  }
-  thread->attempts--;
+  pf_attempt_t ended = thread->attempt[--thread->attempts];
   pf_thread_leave(thread);
-  return failed;
+  if (!ended.failed) {
+    return false;
+  }
+  *out = (pf_failure_t){.region = ended.region, .why = ended.why};
+  pf_region_t *region = pf_region_by_id(ended.region);
+  if (region != NULL) {
+    if (!pf_failure_find(ended.region, ended.page << region->page_shift, out) || out->why.code != ended.why.code) {
+      pf_failure_describe(region, ended.page, ended.why, out);
+    }
+    pf_region_leave(region);
+  }
+  return true;
 }

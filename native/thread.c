@@ -3,6 +3,8 @@
 
 #include <pthread.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define SETS 128
 #define WAYS 8
@@ -53,6 +55,20 @@ pf_thread_t *pf_thread_enter(void) {
       }
     }
   }
+  return NULL;
+}
+
+pf_thread_t *pf_thread_attempting(void) {
+  pf_thread_t *thread = pf_thread_find();
+  if (thread == NULL || thread->attempts == 0) {
+    return NULL;
+  }
+  if (thread->tid == (pid_t)syscall(SYS_gettid)) {
+    return thread;
+  }
+  uint32_t handlers = thread->handlers; /* those are this thread's: nobody ends inside a handler */
+  memset(thread, 0, sizeof *thread);
+  thread->handlers = handlers;
   return NULL;
 }
 

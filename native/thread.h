@@ -9,13 +9,22 @@
 #include "engine.h"
 #include "step.h"
 
+#include <sys/types.h>
+
+#define PF_ATTEMPTS_MAX 16
+
 typedef struct {
-  uint32_t handlers;  /* of ours on this thread's stack */
-  uint32_t forwarding; /* handlers of others that we called and that have not returned */
-  uint32_t attempts;  /* nested attempt() calls */
-  uint32_t failed_at; /* depth of the outermost attempt that still has to hear of `failure`, 0: none */
-  uint64_t failed_region, failed_page;
-  pf_why_t failed_why;
+  bool failed;
+  uint64_t region, page;
+  pf_why_t why;
+} pf_attempt_t;
+
+typedef struct {
+  pid_t tid;            /* a new thread may get the address of one that was ended inside an attempt */
+  uint32_t handlers;    /* of ours on this thread's stack */
+  uintptr_t forwarding; /* frame in which a handler of somebody else's was called that has not returned; 0: none */
+  uint32_t attempts;    /* nested attempt() calls */
+  pf_attempt_t attempt[PF_ATTEMPTS_MAX];
   pf_step_t step;
 } pf_thread_t;
 
@@ -23,6 +32,8 @@ typedef struct {
 pf_thread_t *pf_thread_enter(void);
 /* The place if there is one. */
 pf_thread_t *pf_thread_find(void);
+/* The place, if this very thread began an attempt in it. What another thread left behind is cleared away. */
+pf_thread_t *pf_thread_attempting(void);
 /* Gives the place back when nothing in it is needed any more. */
 void pf_thread_leave(pf_thread_t *thread);
 

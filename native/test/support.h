@@ -389,7 +389,7 @@ static inline void stop_store(test_store_t *store) {
 
 static inline pf_source_t pager_source(test_store_t *store) {
   pf_source_t source = {.kind = PF_SOURCE_PAGER, .fd = -1, .pager = atomic_load(&store->pager)};
-  pf_pager_hold(source.pager);
+  pf_pager_hold_by_id(pf_pager_id(source.pager));
   return source;
 }
 
