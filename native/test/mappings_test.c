@@ -80,7 +80,7 @@ static void past_the_limit(pf_backend_t backend) {
   }
   EXPECT_EQ(counter(&region->counters.failures), 0);
   EXPECT(close_region(region));
-  EXPECT(count_mappings() <= mappings + PAGES / TILE + 8);
+  EXPECT(count_mappings() <= mappings + PAGES / TILE + 60); /* the tiles, and the allocator of an instrumented build */
 }
 
 static void pinned_stay_open(pf_backend_t backend) {
