@@ -26,7 +26,7 @@
 #define STAGED_SHARE 4    /* at most a quarter of the budget is staged */
 #define STAGE_BATCH 4
 #define PAGES_SHARE 4     /* a quarter is for pages whatever our own memory and the page tables take */
-#define SCRATCH_SHARE 8   /* the buffers that pages are read into count up to an eighth */
+#define SCRATCH_SHARE 8   /* the buffers that pages are read into count where they are less than an eighth of the budget */
 #define ROUND 4096        /* pages looked at with the lock held */
 #define BUDGETS 65536
 
@@ -362,7 +362,7 @@ static uint64_t room_for_pages(const pf_budget_t *budget) {
   uint64_t largest = atomic_load_explicit(&budget->largest, memory_order_relaxed);
   uint64_t scratch = pf_scratch_bytes();
   int64_t overhead = atomic_load_explicit(&budget->overhead, memory_order_relaxed);
-  overhead += (int64_t)(scratch < budget->limit / SCRATCH_SHARE ? scratch : budget->limit / SCRATCH_SHARE);
+  overhead += (int64_t)(scratch <= budget->limit / SCRATCH_SHARE ? scratch : 0);
   uint64_t most = budget->limit - budget->limit / PAGES_SHARE;
   uint64_t room = budget->limit - (overhead < 0 ? 0 : (uint64_t)overhead < most ? (uint64_t)overhead : most);
   if (atomic_load_explicit(&budget->staged, memory_order_relaxed) > 0 && room > 8 * STAGE_BATCH * largest) {
@@ -402,10 +402,13 @@ typedef struct {
   uint64_t bytes;
 } victims_t;
 
-/* Looks at up to `tries` pages at the front of a queue; see collect. */
-static void collect_some(pf_budget_t *budget, ring_t *ring, unsigned from, uint64_t want, uint32_t most, size_t tries, victims_t *out) {
+/* Looks at some pages at the front of a queue; *left is how many are to be looked at in all. See collect. */
+static void collect_some(pf_budget_t *budget, ring_t *ring, unsigned from, uint64_t want, uint32_t most, size_t *left, victims_t *out) {
   pf_lock(&budget->lock);
-  for (tries = tries < ring->pages ? tries : ring->pages; tries > 0 && out->bytes < want && out->count < most; tries--) {
+  *left = *left < ring->pages ? *left : ring->pages;
+  size_t tries = *left < ROUND ? *left : ROUND;
+  *left -= tries;
+  for (; tries > 0 && out->bytes < want && out->count < most; tries--) {
     uint32_t number = ring_pop(ring);
     uint64_t page;
     pf_region_t *region = member_of(budget, number, &page);
@@ -441,10 +444,9 @@ static void collect_some(pf_budget_t *budget, ring_t *ring, unsigned from, uint6
 static void collect(pf_budget_t *budget, ring_t *ring, unsigned from, uint64_t want, uint32_t most, victims_t *out) {
   out->count = 0;
   out->bytes = 0;
-  for (size_t left = ring->pages; left > 0 && out->bytes < want && out->count < most;) {
-    size_t round = left < ROUND ? left : ROUND;
-    collect_some(budget, ring, from, want, most, round, out);
-    left -= round;
+  size_t left = SIZE_MAX;
+  while (left > 0 && out->bytes < want && out->count < most) {
+    collect_some(budget, ring, from, want, most, &left, out);
   }
 }
 
