@@ -12,7 +12,7 @@
 
 typedef struct {
   _Atomic uint32_t taken;
-  uint8_t *bytes; /* the taker's to make; stays until trimmed */
+  uint8_t *_Atomic bytes; /* the taker's to make; stays until trimmed */
 } buffer_t;
 
 static buffer_t buffers[CLASSES][BUFFERS];
@@ -79,13 +79,16 @@ void pf_scratch_trim(void) {
     for (uint32_t i = 0; i < BUFFERS; i++) {
       buffer_t *buffer = &buffers[class][i];
       uint32_t free_word = 0;
-      if (buffer->bytes != NULL && atomic_compare_exchange_strong(&buffer->taken, &free_word, 1)) {
-        pf_mem_unmap(buffer->bytes, PF_SCRATCH_MIN << class);
-        buffer->bytes = NULL;
+      if (atomic_load(&buffer->bytes) == NULL || !atomic_compare_exchange_strong(&buffer->taken, &free_word, 1)) {
+        continue;
+      }
+      uint8_t *bytes = atomic_exchange(&buffer->bytes, NULL);
+      if (bytes != NULL) { /* another thread may have trimmed it in between */
+        pf_mem_unmap(bytes, PF_SCRATCH_MIN << class);
         atomic_fetch_sub(&made, 1);
         atomic_fetch_sub(&made_bytes, PF_SCRATCH_MIN << class);
-        atomic_store_explicit(&buffer->taken, 0, memory_order_release);
       }
+      atomic_store_explicit(&buffer->taken, 0, memory_order_release);
     }
   }
 }
