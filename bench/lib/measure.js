@@ -1,5 +1,5 @@
 // How a figure is taken: sides that are measured in turn within each round, so that a slow moment of the machine meets all of them;
-// the order of the sides alternates; the first round only warms up; what counts is the median of the rounds.
+// the order of the sides alternates; the first round only warms up; what counts is the median of what the rounds say.
 import { floor } from '../floor/index.js';
 
 /**
@@ -88,12 +88,20 @@ async function undisturbed(side) {
 }
 
 /**
- * The ratio of two medians, and the quartiles of the ratios within each round, which show how far to trust it.
+ * The median of the ratios within each round, whose sides were measured one right after the other; and their quartiles, which show how far
+ * to trust it. The ratio of the two medians would compare rounds that the machine treated differently.
  * @param {Measured} numerator
  * @param {Measured} denominator
  * @returns {{ value: number, spread: [number, number] }}
  */
 export function ratio(numerator, denominator) {
-  const byRound = numerator.samples.map((ns, round) => ns / (denominator.samples[round] ?? Number.NaN));
-  return { value: numerator.ns / denominator.ns, spread: [quantile(byRound, 0.25), quantile(byRound, 0.75)] };
+  return summary(numerator.samples.map((ns, round) => ns / (denominator.samples[round] ?? Number.NaN)));
+}
+
+/**
+ * @param {readonly number[]} byRound
+ * @returns {{ value: number, spread: [number, number] }}
+ */
+export function summary(byRound) {
+  return { value: median(byRound), spread: [quantile(byRound, 0.25), quantile(byRound, 0.75)] };
 }
