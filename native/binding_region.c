@@ -154,6 +154,7 @@ static napi_value region_create(napi_env env, napi_callback_info info) {
       pf_set(env, out, "id", pf_from_number(env, (double)atomic_load(&region->id)));
       pf_set(env, out, "address", address);
       pf_hold_for(env, atomic_load(&region->id));
+      region->lender = region->source.kind == PF_SOURCE_MEMORY && region->source.owned == NULL ? env : NULL;
       pf_region_leave(region);
     } else {
       discard_source(&options.source);
@@ -271,14 +272,25 @@ static napi_value region_close(napi_env env, napi_callback_info info) {
 /* --- what a thread holds, given back when its environment ends, however it ends ----------------------------------------- */
 
 typedef struct {
+  napi_env env;
   uint64_t *ids;
   size_t count, capacity;
 } holds_t;
 
+/* Bytes that the thread lent may go with it: then the region ends for all that have it open, too. */
+static bool is_lender(napi_env env, uint64_t id) {
+  pf_region_t *region = pf_region_by_id(id);
+  bool lends = region != NULL && region->lender == env;
+  if (region != NULL) {
+    pf_region_leave(region);
+  }
+  return lends;
+}
+
 static void give_back(void *data) {
   holds_t *holds = data;
   for (size_t i = 0; i < holds->count; i++) {
-    end_hold(holds->ids[i], false, false);
+    end_hold(holds->ids[i], is_lender(holds->env, holds->ids[i]), false);
   }
   free(holds->ids);
   free(holds);
@@ -289,6 +301,7 @@ static holds_t *holds_of(napi_env env) {
   if (napi_get_instance_data(env, (void **)&holds) == napi_ok && holds == NULL) {
     holds = calloc(1, sizeof *holds);
     if (holds != NULL) {
+      holds->env = env;
       napi_set_instance_data(env, holds, NULL, NULL);
       napi_add_env_cleanup_hook(env, give_back, holds);
     }

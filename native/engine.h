@@ -92,6 +92,7 @@ const char *pf_code_name(pf_code_t code); /* "ERR_PAGEFAULT_…" */
 
 #define PF_PAGE_SHIFT_MAX 21          /* 2 MiB */
 #define PF_SCRATCH_MIN ((size_t)1 << 18)
+#define PF_LOAD_MAX ((size_t)1 << PF_PAGE_SHIFT_MAX) /* bytes brought by one read */
 #define PF_BATCH_MAX 64               /* pages read, installed or evicted in one step */
 #define PF_STREAMS 4                  /* sequential readers told apart in one region */
 #define PF_HISTOGRAM 40
@@ -167,6 +168,7 @@ typedef struct pf_region {
   bool drained;            /* closed and shared: pages, budget and store are given back */
   struct pf_region *next_closed; /* under the registry lock */
   uint8_t page_shift;
+  const void *lender;      /* the thread (its environment) whose shared bytes a memory source reads in place; NULL: none */
   uint8_t *base;
   size_t length;           /* of the mapping: whole pages */
   uint64_t byte_length;    /* what the user sees */
@@ -288,8 +290,8 @@ int pf_pin_add(pf_region_t *region, uint64_t first, uint64_t end); /* 0, -ENOMEM
 void pf_pin_remove(pf_region_t *region, uint64_t first, uint64_t end);
 /* The same for one page during a copy: not counted as pinned. */
 int pf_page_hold(pf_region_t *region, uint64_t page);
-/* A page that was just marked STALE: waits until the copies that hold it are done, so that nobody reads its old bytes after that. True:
- * it was dropped, or a real pin keeps it. */
+/* A page that was just marked STALE: waits until the copies that hold it are done. True: a real pin keeps it. False: it has gone or is going:
+ * look again. */
 bool pf_page_outlive_copies(pf_region_t *region, uint64_t page);
 void pf_page_unhold(pf_region_t *region, uint64_t page);
 
@@ -325,6 +327,8 @@ void pf_budget_leave(pf_region_t *region);
  * Returns how many were charged, 0 with the reason. */
 uint32_t pf_budget_charge(pf_region_t *region, uint32_t count, pf_wait_t *wait, pf_why_t *why);
 void pf_budget_uncharge(pf_region_t *region, uint64_t pages);
+/* A thread begins or ends loading a page of the region. */
+void pf_budget_crowd(pf_region_t *region, int change);
 /* Memory of our own that counts besides pages (or, negative, no longer). */
 void pf_budget_overhead(pf_budget_t *budget, int64_t bytes);
 /* Our own memory takes more than this part of it. */

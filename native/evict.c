@@ -51,6 +51,8 @@ struct pf_budget {
   _Atomic int64_t overhead;  /* bytes of our own */
   _Atomic uint64_t staged;   /* bytes of `used` that are staged */
   _Atomic uint64_t pinned;
+  _Atomic uint32_t loading;  /* threads that load a page now */
+  _Atomic uint32_t crowd;    /* the most there ever were */
   _Atomic uint64_t largest;  /* page size among the members */
   _Atomic uint32_t freed;    /* futex: something was given back */
   _Atomic uint32_t waiters;  /* threads asleep on it */
@@ -356,8 +358,15 @@ void pf_budget_staged(pf_region_t *region, int64_t bytes) {
   }
 }
 
+/* One instruction may need four pages at once, and each further thread that faults at the same time two: with fewer they would evict each
+ * other's for ever, and none would get both. */
+static uint64_t pages_needed(const pf_budget_t *budget) {
+  uint32_t crowd = atomic_load_explicit(&budget->crowd, memory_order_relaxed);
+  return PF_BUDGET_PAGES_MIN + (crowd > 1 ? 2 * (crowd - 1) : 0);
+}
+
 /* What pages may take: the limit less our own memory, and while staging, less the copies under way. Never less than what is
- * pinned and four pages: what pf_budget_pin allowed can be loaded. */
+ * pinned and what the threads need to go on: what pf_budget_pin allowed can be loaded. */
 static uint64_t room_for_pages(const pf_budget_t *budget) {
   uint64_t largest = atomic_load_explicit(&budget->largest, memory_order_relaxed);
   uint64_t scratch = pf_scratch_bytes();
@@ -368,8 +377,19 @@ static uint64_t room_for_pages(const pf_budget_t *budget) {
   if (atomic_load_explicit(&budget->staged, memory_order_relaxed) > 0 && room > 8 * STAGE_BATCH * largest) {
     room -= STAGE_BATCH * largest;
   }
-  uint64_t least = atomic_load_explicit(&budget->pinned, memory_order_relaxed) + PF_BUDGET_PAGES_MIN * largest;
+  uint64_t least = atomic_load_explicit(&budget->pinned, memory_order_relaxed) + pages_needed(budget) * largest;
   return room > least ? room : least;
+}
+
+void pf_budget_crowd(pf_region_t *region, int change) {
+  pf_budget_t *budget = region->budget;
+  if (budget == NULL) {
+    return;
+  }
+  uint32_t now = atomic_fetch_add(&budget->loading, (uint32_t)change) + (uint32_t)change;
+  uint32_t crowd = atomic_load_explicit(&budget->crowd, memory_order_relaxed);
+  while (change > 0 && now > crowd && !atomic_compare_exchange_weak(&budget->crowd, &crowd, now)) {
+  }
 }
 
 bool pf_budget_pin(pf_budget_t *budget, int64_t bytes) {
@@ -576,11 +596,18 @@ static bool is_dear(const pf_budget_t *budget, const pf_region_t *region) {
   return cost >= (atomic_load(&budget->staged) > 0 ? CHEAP_NS : DEAR_NS);
 }
 
+/* How much may be staged: a part of what is not pinned, and never so much that threads evict from each other what they need at once. */
+static uint64_t staging_target(const pf_budget_t *budget, uint64_t room) {
+  uint64_t pinned = atomic_load(&budget->pinned), needed = pages_needed(budget) * atomic_load(&budget->largest);
+  uint64_t loose = room > pinned + needed ? room - pinned : 0;
+  return loose == 0 ? 0 : loose / STAGED_SHARE < loose - needed ? loose / STAGED_SHARE : loose - needed;
+}
+
 /* Frees about `want` bytes; 0 when nothing can go at the moment. `dear`: the region that needs room is slow to load. */
 static uint64_t make_room(pf_budget_t *budget, uint64_t want, bool dear, uint64_t room) {
   victims_t victims;
   uint64_t freed = 0;
-  uint64_t target = dear ? room / STAGED_SHARE : 0;
+  uint64_t target = dear ? staging_target(budget, room) : 0;
   if (atomic_load(&budget->staged) >= (target > 0 ? target : 1)) {
     collect(budget, &budget->stage, PF_STAGED, want, PF_BATCH_MAX, &victims);
     freed = drop_staged(&victims);

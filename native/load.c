@@ -311,7 +311,10 @@ static bool unfail(pf_region_t *region, uint64_t page, uint8_t was) {
 }
 
 static bool load_claimed(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_t *why) {
-  return region->source.kind == PF_SOURCE_PAGER ? load_by_pager(region, page, wait, why) : load_here(region, page, wait, why);
+  pf_budget_crowd(region, 1);
+  bool loaded = region->source.kind == PF_SOURCE_PAGER ? load_by_pager(region, page, wait, why) : load_here(region, page, wait, why);
+  pf_budget_crowd(region, -1);
+  return loaded;
 }
 
 static void why_failed(pf_region_t *region, uint64_t page, pf_why_t *why) {

@@ -135,10 +135,11 @@ int pf_page_hold(pf_region_t *region, uint64_t page) {
 bool pf_page_outlive_copies(pf_region_t *region, uint64_t page) {
   for (uint64_t give_up = pf_now_ns() + region->timeout_ns; pf_now_ns() < give_up;) {
     pf_lock(&region->pin_lock);
+    bool pinned = region->pins[page] >> 16 != 0;
     bool wait = is_leaving(region, page);
     pf_unlock(&region->pin_lock);
     if (!wait) {
-      return true;
+      return pinned;
     }
     drop_stale(region, page);
     pf_sleep_until(pf_now_ns() + 20000ULL);

@@ -389,6 +389,15 @@ static void uncount_load(const slot_t *slot, pf_region_t *region, int64_t bytes)
   }
 }
 
+/* On the pager's thread: a segment that was closed while it was served is freed by whoever leaves it last. */
+static void leave_order(pf_region_t *region) {
+  bool closed = atomic_load(&region->phase) == PF_PHASE_CLOSED;
+  pf_region_leave(region);
+  if (closed) {
+    pf_region_reap();
+  }
+}
+
 /* FINISHING, without a page. */
 static void finish_failed(pf_pager_t *pager, slot_t *slot, pf_why_t why, const char *message, const char *cause) {
   pf_region_t *region = slot->region;
@@ -444,7 +453,7 @@ int pf_pager_complete(pf_pager_t *pager, uint32_t index, int64_t bytes) {
     uncount_load(slot, region, bytes);
     pf_page_fail(region, page, why, NULL, NULL);
   }
-  pf_region_leave(region);
+  leave_order(region);
   free_slot(pager, slot);
   return 0;
 }

@@ -100,7 +100,7 @@ static bool invalidate_one(batch_t *batch, uint64_t page) {
     case PF_LOADING:
       return atomic_compare_exchange_strong(&region->states[page], &seen, seen | PF_STALE);
     case PF_PRESENT:
-      if (seen & PF_PINNED) { /* pin.c drops it when the last pin goes */
+      if (seen & PF_PINNED) { /* pin.c drops it when the last pin goes; copies are waited for, and then it must settle */
         return atomic_compare_exchange_strong(&region->states[page], &seen, seen | PF_STALE) && pf_page_outlive_copies(region, page);
       }
       if (!take(region, page, seen, true)) {

@@ -305,8 +305,9 @@ static void fill_in(pf_region_t *region, const pf_region_options_t *options) {
   region->readahead_pages = options->readahead < 0 ? -1 : (int32_t)(options->readahead >> shift);
   region->window_max = (uint32_t)(PF_SCRATCH_MIN >> shift);
   region->window_max = region->window_max == 0 ? 1 : region->window_max > PF_BATCH_MAX ? PF_BATCH_MAX : region->window_max;
-  if (region->readahead_pages >= PF_BATCH_MAX) {
-    region->readahead_pages = PF_BATCH_MAX - 1;
+  int32_t most = (int32_t)((PF_LOAD_MAX >> shift) < PF_BATCH_MAX ? PF_LOAD_MAX >> shift : PF_BATCH_MAX) - 1;
+  if (region->readahead_pages > most) {
+    region->readahead_pages = most;
   }
   strncpy(region->name, options->name, sizeof region->name - 1);
   strncpy(region->store_name, options->store_name, sizeof region->store_name - 1);
