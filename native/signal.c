@@ -71,6 +71,11 @@ static void default_action(int number, siginfo_t *info) {
   if (info->si_code > 0 && number != SIGTRAP) {
     return; /* the instruction runs again and faults again: the core shows the original access */
   }
+  /* Blocked until the handler returns: then it is delivered where it came first. */
+  sigset_t one;
+  sigemptyset(&one);
+  sigaddset(&one, number);
+  pthread_sigmask(SIG_BLOCK, &one, NULL);
   syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), number, info);
 }
 
@@ -97,45 +102,33 @@ static void call(const struct sigaction *action, int number, siginfo_t *info, vo
   }
 }
 
-/* True while a handler that we called is on the stack below us. One that was left by siglongjmp is not: its frame is gone. */
-static bool is_forwarding(const pf_thread_t *thread) {
-  uintptr_t here = (uintptr_t)__builtin_frame_address(0);
-  return thread != NULL && thread->forwarding > here;
-}
-
 static void set_previous(unsigned which, const struct sigaction *action) {
   unsigned other = atomic_load(&chain[which].current) ^ 1;
   chain[which].previous[other] = *action;
   atomic_store(&chain[which].current, other);
 }
 
-static void forward(unsigned which, siginfo_t *info, void *context) {
-  int number = numbers[which];
-  pf_thread_t *thread = pf_thread_enter();
-  /* A handler that was put over ours and saved it as its previous one sends the signal back: then it goes to the very first. */
-  struct sigaction action = is_forwarding(thread) ? chain[which].first : chain[which].previous[atomic_load(&chain[which].current)];
+static void forward(unsigned which, siginfo_t *info, ucontext_t *uc) {
+  /* A handler that was put over ours and saved it as its previous one sends the signal back, with the context that it got from us: then it
+   * goes to the very first. The mark is in a member that the kernel neither reads nor leaves set, so that a handler which never returned
+   * (siglongjmp) leaves none behind. */
+  ucontext_t *const mark = (ucontext_t *)&chain, *link = uc->uc_link;
+  struct sigaction action = link == mark ? chain[which].first : chain[which].previous[atomic_load(&chain[which].current)];
   atomic_fetch_add_explicit(&forwarded, 1, memory_order_relaxed);
+  pf_thread_t *thread = pf_thread_find();
   if (thread != NULL) {
-    pf_step_cancel(&thread->step, context);
+    pf_step_cancel(&thread->step, uc);
+    pf_thread_leave(thread);
   }
   if (has_handler(&action)) {
     if (action.sa_flags & (int)SA_RESETHAND) {
       set_previous(which, &(struct sigaction){.sa_handler = SIG_DFL});
     }
-    uintptr_t before = 0;
-    if (thread != NULL) {
-      before = is_forwarding(thread) ? thread->forwarding : 0;
-      thread->forwarding = (uintptr_t)__builtin_frame_address(0);
-    }
-    call(&action, number, info, context);
-    if (thread != NULL) {
-      thread->forwarding = before;
-    }
+    uc->uc_link = mark;
+    call(&action, numbers[which], info, uc);
+    uc->uc_link = link;
   } else if (info->si_code > 0 || action.sa_handler == SIG_DFL) {
-    default_action(number, info); /* an ignored fault is not ignored by the kernel either */
-  }
-  if (thread != NULL) {
-    pf_thread_leave(thread);
+    default_action(numbers[which], info); /* an ignored fault is not ignored by the kernel either */
   }
 }
 
@@ -243,8 +236,9 @@ static bool handle_fault(unsigned which, siginfo_t *info, ucontext_t *uc) {
   if (region == NULL) {
     return false;
   }
-  if (which == ON_BUS && region->backend == PF_BACKEND_MPROTECT) {
-    pf_region_leave(region); /* a page of the object beyond its end: not by us */
+  /* Not by us: a page of the object beyond its end, or one that somebody else has closed. */
+  if (region->backend == PF_BACKEND_MPROTECT ? which == ON_BUS : which == ON_SEGV && access != ACCESS_WRITE) {
+    pf_region_leave(region);
     return false;
   }
   pf_thread_t *thread = pf_thread_enter();

@@ -73,7 +73,7 @@ pf_thread_t *pf_thread_attempting(void) {
 }
 
 void pf_thread_leave(pf_thread_t *thread) {
-  if (thread->handlers != 0 || thread->forwarding != 0 || thread->attempts != 0 || thread->step.count != 0) {
+  if (thread->handlers != 0 || thread->attempts != 0 || thread->step.count != 0) {
     return;
   }
   size_t index = (size_t)(thread - &threads[0][0]);

@@ -22,7 +22,6 @@ typedef struct {
 typedef struct {
   pid_t tid;            /* a new thread may get the address of one that was ended inside an attempt */
   uint32_t handlers;    /* of ours on this thread's stack */
-  uintptr_t forwarding; /* frame in which a handler of somebody else's was called that has not returned; 0: none */
   uint32_t attempts;    /* nested attempt() calls */
   pf_attempt_t attempt[PF_ATTEMPTS_MAX];
   pf_step_t step;
