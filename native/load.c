@@ -311,9 +311,10 @@ static bool unfail(pf_region_t *region, uint64_t page, uint8_t was) {
 }
 
 static bool load_claimed(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_t *why) {
-  pf_budget_crowd(region, 1);
+  int stopped = wait->background ? 0 : 1; /* in the middle of an instruction, or of a copy */
+  pf_budget_crowd(region, stopped);
   bool loaded = region->source.kind == PF_SOURCE_PAGER ? load_by_pager(region, page, wait, why) : load_here(region, page, wait, why);
-  pf_budget_crowd(region, -1);
+  pf_budget_crowd(region, -stopped);
   return loaded;
 }
 

@@ -18,7 +18,8 @@ export interface MapOptions {
   pageSize?: number;
   /**
    * How much of the segment may be in memory: bytes, '64MiB', or a `Budget` that several segments share. Default no
-   * limit. Anything below four pages counts as four.
+   * limit. Anything below four pages counts as four (and two more for each further
+   * thread that faults at the same time).
    */
   resident?: number | string | Budget;
   /**

@@ -375,7 +375,7 @@ class Tested implements Subject {
     const { limit } = this;
     if (limit === undefined) return budgetBytes === 0 ? undefined : `${budgetBytes} bytes charged without a budget`;
     if (budgetLimit !== limit) return `stats().budgetLimit is ${budgetLimit}, not ${limit}`;
-    const least = 4 * Math.max(...this.#case.segments.map(({ pageSize }) => pageSize));
+    const least = (4 + 2 * this.#case.threads.length) * Math.max(...this.#case.segments.map(({ pageSize }) => pageSize));
     if (budgetBytes > Math.max(limit, least)) return `${budgetBytes} bytes are charged to a budget of ${limit}`;
     return undefined;
   }
