@@ -377,7 +377,10 @@ static uint64_t room_for_pages(const pf_budget_t *budget) {
   if (atomic_load_explicit(&budget->staged, memory_order_relaxed) > 0 && room > 8 * STAGE_BATCH * largest) {
     room -= STAGE_BATCH * largest;
   }
-  uint64_t least = atomic_load_explicit(&budget->pinned, memory_order_relaxed) + pages_needed(budget) * largest;
+  uint64_t needed = pages_needed(budget) * largest;
+  uint64_t most_ever = needed > budget->limit ? needed : budget->limit;
+  uint64_t least = atomic_load_explicit(&budget->pinned, memory_order_relaxed) + needed;
+  least = least < most_ever ? least : most_ever;
   return room > least ? room : least;
 }
 
