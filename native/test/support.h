@@ -422,7 +422,16 @@ typedef struct {
   char text[16384]; /* what it wrote on stderr */
 } ended_t;
 
-/* Runs this program again as `child NAME BACKEND` and waits for its end; SIGKILL after 20 s. */
+/* In a new process: becomes this program again, as `child NAME BACKEND`. */
+static inline void become_child(const char *name, pf_backend_t backend) {
+  char *arguments[] = {"test", "child", (char *)name, (char *)backend_name(backend), NULL};
+  setenv("TSAN_OPTIONS", "halt_on_error=1:atexit_sleep_ms=0", 1);
+  alarm(20);
+  execv("/proc/self/exe", arguments);
+  _exit(126);
+}
+
+/* Runs this program again as `child NAME BACKEND` and waits for its end; SIGALRM ends it after 20 s. */
 static inline void run_child(const char *name, pf_backend_t backend, ended_t *out) {
   int ends[2];
   must(pipe2(ends, O_CLOEXEC) == 0, "a pipe");
@@ -430,10 +439,7 @@ static inline void run_child(const char *name, pf_backend_t backend, ended_t *ou
   must(child >= 0, "a child");
   if (child == 0) {
     dup2(ends[1], STDERR_FILENO);
-    alarm(20);
-    char *arguments[] = {"test", "child", (char *)name, (char *)backend_name(backend), NULL};
-    execv("/proc/self/exe", arguments);
-    _exit(126);
+    become_child(name, backend);
   }
   close(ends[1]);
   size_t len = 0;
