@@ -66,6 +66,8 @@ class Tested implements Subject {
   pending: Pending[] = [];
   /** Pins of each page, those under way included. */
   pinCount: Uint16Array;
+  /** All segments of the case. */
+  peers: readonly Tested[] = [];
   /** Pages that were present and dropped by something other than eviction. */
   dropped = 0;
   #readsBefore = 0;
@@ -375,8 +377,15 @@ class Tested implements Subject {
     const { limit } = this;
     if (limit === undefined) return budgetBytes === 0 ? undefined : `${budgetBytes} bytes charged without a budget`;
     if (budgetLimit !== limit) return `stats().budgetLimit is ${budgetLimit}, not ${limit}`;
-    const least = (4 + 2 * this.#case.threads.length) * Math.max(...this.#case.segments.map(({ pageSize }) => pageSize));
-    if (budgetBytes > Math.max(limit, least)) return `${budgetBytes} bytes are charged to a budget of ${limit}`;
+    const members = this.plan.resident === 'shared' ? this.peers : [this];
+    const pinned = members.reduce(
+      (sum, { pinCount, plan }) => sum + pinCount.filter(Boolean).length * plan.pageSize,
+      0,
+    );
+    // One instruction may need four pages, and in each further thread two.
+    const needed = (4 + 2 * this.#case.threads.length) * Math.max(...members.map(({ plan }) => plan.pageSize));
+    const most = Math.max(limit, pinned + needed);
+    if (budgetBytes > most) return `${budgetBytes} bytes are charged to a budget of ${limit}, which may hold ${most}`;
     return undefined;
   }
 
@@ -504,6 +513,7 @@ async function finish(tested: Tested[]): Promise<void> {
 export async function runCase(of: Case): Promise<void> {
   const shared = of.segments.some(({ resident }) => resident === 'shared') ? makeBudget(of.budget) : undefined;
   const tested = of.segments.map((plan, i) => new Tested(plan, of, i, shared));
+  for (const subject of tested) subject.peers = tested;
   const largest = Math.max(...of.segments.map(({ pageSize }) => pageSize));
   if (shared !== undefined && shared.limit < largest) throw new Error('the case has a budget below one page');
   try {
