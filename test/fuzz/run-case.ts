@@ -496,7 +496,7 @@ async function steps(tested: Tested[], of: Case): Promise<void> {
 
 async function finish(tested: Tested[]): Promise<void> {
   for (const subject of tested) {
-    const wrong = (await subject.verify()) ?? subject.counts() ?? subject.withinBudget();
+    const wrong = (await subject.verify()) ?? (await subject.settle()) ?? subject.counts() ?? subject.withinBudget();
     if (wrong !== undefined) throw new Error(wrong);
   }
   for (const subject of tested) {
