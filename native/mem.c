@@ -170,9 +170,22 @@ int pf_mem_punch(void *ours, size_t len) { return madvise(ours, len, MADV_REMOVE
 
 int pf_mem_not_inherited(void *addr, size_t len) { return madvise(addr, len, MADV_DONTFORK) == 0 ? 0 : -errno; }
 
-int pf_mem_resident(void *addr) {
-  unsigned char seen = 0;
-  return mincore(addr, pf_os_page_size(), &seen) == 0 ? seen & 1 : -errno;
+int pf_mem_resident(void *addr, size_t len) {
+  unsigned char seen[SPANS_A_CALL];
+  size_t page = pf_os_page_size();
+  for (size_t done = 0; done < len;) {
+    size_t part = len - done < sizeof seen * page ? len - done : sizeof seen * page;
+    if (mincore((uint8_t *)addr + done, part, seen) != 0) {
+      return -errno;
+    }
+    for (size_t i = 0; i < part / page; i++) {
+      if (!(seen[i] & 1)) {
+        return 0;
+      }
+    }
+    done += part;
+  }
+  return 1;
 }
 
 /* The pidfd for process_madvise on ourselves, or -2. MADV_DONTNEED on oneself is allowed since 6.13; older kernels say EINVAL. */

@@ -41,8 +41,8 @@ bool pf_mem_drops_vectored(void);
 /* Shared memory, through our own mapping: the pages are gone from the object. */
 int pf_mem_punch(void *ours, size_t len);
 int pf_mem_not_inherited(void *addr, size_t len);
-/* 1 when the kernel has the page at hand, 0 when a touch would fault (or swap in), else -errno. */
-int pf_mem_resident(void *addr);
+/* 1 when the kernel has all of the range at hand, 0 when a touch somewhere in it would fault (or swap in), else -errno. */
+int pf_mem_resident(void *addr, size_t len);
 /* A page that reads 0 in a forked child. Set-up. */
 int pf_mem_wiped_on_fork(_Atomic uint32_t **word);
 /* File descriptors that mem.c and uffd.c hold, for leak tests. */

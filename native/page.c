@@ -388,11 +388,21 @@ bool pf_pages_stage(pf_region_t *region, uint64_t *pages, uint32_t count) {
   if (!make_staging(region)) {
     return false;
   }
+  /* A page that the kernel does not have at hand (a drop that failed half-way, swap) would fault here, and this thread would wait for itself. */
+  for (size_t i = 0; i < runs; i++) {
+    if (pf_mem_resident(spans[i].addr, spans[i].len) != 1) {
+      return false;
+    }
+  }
   /* Nobody can write a read-only segment, so a copy is the page; MOVE refuses read-only mappings anyway. */
   for (size_t i = 0; i < runs; i++) {
     memcpy(region->ours + (spans[i].addr - region->base), spans[i].addr, spans[i].len);
   }
-  return pf_mem_drop_many(spans, runs) == 0;
+  bool dropped = pf_mem_drop_many(spans, runs) == 0;
+  if (!dropped) {
+    pf_pages_forget(region, pages, count); /* the copies */
+  }
+  return dropped;
 }
 
 void pf_pages_forget(pf_region_t *region, uint64_t *pages, uint32_t count) {
@@ -427,10 +437,8 @@ void pf_page_reopen(pf_region_t *region, uint64_t page) {
     return;
   }
   uint8_t seen = atomic_load(&region->states[page]);
-  bool closed = region->backend == PF_BACKEND_MPROTECT; /* by a collapse, or open by now: opening it twice is harmless */
-  for (size_t at = 0; !closed && at < pf_page_size(region); at += pf_os_page_size()) {
-    closed = pf_mem_resident(address_of(region, page) + at) == 0;
-  }
+  bool closed = region->backend == PF_BACKEND_MPROTECT /* by a collapse, or open by now: opening it twice is harmless */
+                || pf_mem_resident(address_of(region, page), pf_page_size(region)) == 0;
   unsigned owned = region->backend == PF_BACKEND_MPROTECT ? PF_INSTALLING : PF_EVICTING;
   if (!closed || (seen & PF_STATE) != PF_PRESENT ||
       !atomic_compare_exchange_strong(&region->states[page], &seen, (uint8_t)((seen & ~PF_STATE) | owned))) {
