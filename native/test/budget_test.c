@@ -107,7 +107,7 @@ static void never_exceeded(pf_backend_t backend) {
 static uint64_t resident_in_kernel(const pf_region_t *region) {
   uint64_t resident = 0;
   for (size_t at = 0; at < region->length; at += PAGE) {
-    resident += pf_mem_resident(region->base + at) == 1;
+    resident += pf_mem_resident(region->base + at, PAGE) == 1;
   }
   return resident * PAGE;
 }

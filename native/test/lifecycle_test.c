@@ -186,11 +186,11 @@ static void drained(pf_backend_t backend) {
   EXPECT_EQ(numbers.used, 0);
   EXPECT_EQ(count_descriptors(), descriptors); /* the file is closed; the core made its own before */
   for (size_t at = 0; at < 64 * PAGE; at += PAGE) {
-    EXPECT_EQ(pf_mem_resident(base + at), 0);
+    EXPECT_EQ(pf_mem_resident(base + at, PAGE), 0);
   }
   pf_region_memory_gone(id);
   EXPECT(pf_region_by_id(id) == NULL);
-  EXPECT(pf_mem_resident(base) != 1);
+  EXPECT(pf_mem_resident(base, PAGE) != 1);
   pf_budget_drop(budget);
   unlink(path);
 }

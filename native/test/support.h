@@ -310,22 +310,18 @@ struct test_store {
   _Atomic(pf_pager_t *) pager;
   int event_fd;
   pthread_t thread;
-  uint8_t *buffers[PF_PAGER_SLOTS];
+  uint8_t *buffers; /* one for each slot */
   size_t buffer_len;
   void (*on_start)(test_store_t *store); /* on its thread */
 };
 
 static inline uint8_t *store_buffer(test_store_t *store, uint32_t slot) {
   pf_pager_t *pager = atomic_load(&store->pager);
-  if (store->buffers[slot] == NULL) {
-    void *bytes;
-    must(pf_mem_reserve(store->buffer_len, "test buffer", &bytes) == 0, "a buffer");
-    store->buffers[slot] = bytes;
-  }
+  uint8_t *bytes = store->buffers + slot * store->buffer_len;
   if (pf_pager_buffer(pager, slot, store->buffer_len) == NULL) {
-    pf_pager_set_buffer(pager, slot, store->buffers[slot], store->buffer_len);
+    pf_pager_set_buffer(pager, slot, bytes, store->buffer_len);
   }
-  return store->buffers[slot];
+  return bytes;
 }
 
 /* Only on the pager's thread. */
@@ -371,6 +367,9 @@ static inline void *store_loop(void *data) {
 
 static inline void start_store(test_store_t *store) {
   store->buffer_len = store->buffer_len == 0 ? PAGE : store->buffer_len;
+  void *buffers;
+  must(pf_mem_reserve(PF_PAGER_SLOTS * store->buffer_len, "test buffers", &buffers) == 0, "buffers");
+  store->buffers = buffers;
   must(pthread_create(&store->thread, NULL, store_loop, store) == 0, "a thread");
   while (!atomic_load(&store->ready)) {
     sched_yield();
@@ -380,11 +379,7 @@ static inline void start_store(test_store_t *store) {
 static inline void stop_store(test_store_t *store) {
   atomic_store(&store->stop, 1);
   pthread_join(store->thread, NULL);
-  for (size_t i = 0; i < PF_PAGER_SLOTS; i++) {
-    if (store->buffers[i] != NULL) {
-      pf_mem_unmap(store->buffers[i], store->buffer_len);
-    }
-  }
+  pf_mem_unmap(store->buffers, PF_PAGER_SLOTS * store->buffer_len);
 }
 
 static inline pf_source_t pager_source(test_store_t *store) {

@@ -1,0 +1,441 @@
+/* sanitizers: address,none */
+/*
+ * Every system call of the fault path fails, once or at random, with each errno that it can have. Then each page is right or failed with a
+ * reason; it heals; nothing hangs and nothing is left behind. The calls are this program's own symbols, which go before the C library's.
+ * Not under ThreadSanitizer: it must see the real mmap and munmap.
+ */
+#include "support.h"
+
+#include <stdarg.h>
+
+/* --- which call fails ------------------------------------------------------------------------------------------------------- */
+
+typedef enum { COPY, ZEROPAGE, MPROTECT, MADVISE, PROCESS_MADVISE, PREAD, FSTAT, MMAP, MINCORE, FUTEX, SLEEP, CALLS } call_t;
+
+static const char *const call_names[CALLS] = {"UFFDIO_COPY", "UFFDIO_ZEROPAGE", "mprotect", "madvise",        "process_madvise", "pread",
+                                              "fstat",       "mmap",            "mincore",  "futex",          "clock_nanosleep"};
+
+/* What each may plausibly say; 0 ends the list. */
+static const int plausible[CALLS][6] = {
+    [COPY] = {ENOMEM, EAGAIN, EEXIST, ESRCH, ENOENT},
+    [ZEROPAGE] = {ENOMEM, EAGAIN, EEXIST, ESRCH},
+    [MPROTECT] = {ENOMEM, EACCES},
+    [MADVISE] = {EAGAIN, ENOMEM, EINTR, EINVAL},
+    [PROCESS_MADVISE] = {EINTR, EPERM, EAGAIN, EINVAL},
+    [PREAD] = {EIO, EINTR, EAGAIN, ENOMEM},
+    [FSTAT] = {ENOMEM, EIO},
+    [MMAP] = {ENOMEM, EAGAIN},
+    [MINCORE] = {EAGAIN, ENOMEM},
+    [FUTEX] = {EINTR, EAGAIN, ETIMEDOUT},
+    [SLEEP] = {EINTR},
+};
+
+static _Atomic int armed;          /* 0: nothing fails */
+static _Atomic int victim;         /* the call that fails; -1: any */
+static _Atomic int countdown;      /* once: how many of them pass before */
+static _Atomic unsigned one_in;    /* at random: one in so many; 0: once */
+static _Atomic int failing_errno;  /* 0: one of the plausible */
+static _Atomic uint64_t dice;
+static _Atomic unsigned injected;
+static _Atomic int first_call_seen[CALLS];
+
+static uint64_t roll(void) {
+  uint64_t seed = atomic_load(&dice), next;
+  do {
+    next = seed;
+    random_next(&next);
+  } while (!atomic_compare_exchange_weak(&dice, &seed, next));
+  return next * 0x2545F4914F6CDD1DULL >> 16;
+}
+
+/* The errno that this call is to have now, or 0. */
+static int must_fail(call_t call) {
+  atomic_store(&first_call_seen[call], 1);
+  int wanted = atomic_load(&victim);
+  if (!atomic_load(&armed) || (wanted >= 0 && wanted != (int)call)) {
+    return 0;
+  }
+  unsigned odds = atomic_load(&one_in);
+  if (odds == 0 ? atomic_fetch_sub(&countdown, 1) != 0 : roll() % odds != 0) {
+    return 0;
+  }
+  atomic_fetch_add(&injected, 1);
+  int err = atomic_load(&failing_errno);
+  if (err != 0) {
+    return err;
+  }
+  unsigned count = 0;
+  while (count < 6 && plausible[call][count] != 0) {
+    count++;
+  }
+  return plausible[call][roll() % count];
+}
+
+static long fail(int err) {
+  errno = err;
+  return -1;
+}
+
+int ioctl(int fd, unsigned long request, ...) {
+  va_list arguments;
+  va_start(arguments, request);
+  void *argument = va_arg(arguments, void *);
+  va_end(arguments);
+  bool ours = (request >> 8 & 0xff) == 0xaa && ((request & 0xff) == 3 || (request & 0xff) == 4);
+  int err = ours ? must_fail((request & 0xff) == 3 ? COPY : ZEROPAGE) : 0;
+  return (int)(err != 0 ? fail(err) : syscall(SYS_ioctl, fd, request, argument));
+}
+
+int mprotect(void *addr, size_t len, int prot) {
+  int err = must_fail(MPROTECT);
+  return (int)(err != 0 ? fail(err) : syscall(SYS_mprotect, addr, len, prot));
+}
+
+int madvise(void *addr, size_t len, int advice) {
+  int err = must_fail(MADVISE);
+  return (int)(err != 0 ? fail(err) : syscall(SYS_madvise, addr, len, advice));
+}
+
+ssize_t pread(int fd, void *into, size_t len, off_t offset) {
+  int err = must_fail(PREAD);
+  return err != 0 ? fail(err) : syscall(SYS_pread64, fd, into, len, offset);
+}
+
+int fstat(int fd, struct stat *out) {
+  int err = must_fail(FSTAT);
+  return (int)(err != 0 ? fail(err) : syscall(SYS_newfstatat, fd, "", out, 0x1000 /* AT_EMPTY_PATH */));
+}
+
+static void *real_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset) {
+  return (void *)syscall(SYS_mmap, addr, len, prot, flags, fd, offset);
+}
+
+void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset) {
+  int err = must_fail(MMAP);
+  return err != 0 ? (void *)fail(err) : real_mmap(addr, len, prot, flags, fd, offset);
+}
+
+int mincore(void *addr, size_t len, unsigned char *out) {
+  int err = must_fail(MINCORE);
+  return (int)(err != 0 ? fail(err) : syscall(SYS_mincore, addr, len, out));
+}
+
+int clock_nanosleep(clockid_t clock, int flags, const struct timespec *time, struct timespec *left) {
+  int err = must_fail(SLEEP);
+  return err != 0 ? err : (int)(syscall(SYS_clock_nanosleep, clock, flags, time, left) == 0 ? 0 : errno);
+}
+
+/* syscall(2) itself: process_madvise and futex go through it. */
+static long raw(long number, long a, long b, long c, long d, long e, long f) {
+#if defined(__x86_64__)
+  register long r10 __asm__("r10") = d;
+  register long r8 __asm__("r8") = e;
+  register long r9 __asm__("r9") = f;
+  long result;
+  __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
+#else
+  register long x8 __asm__("x8") = number;
+  register long x0 __asm__("x0") = a;
+  register long x1 __asm__("x1") = b;
+  register long x2 __asm__("x2") = c;
+  register long x3 __asm__("x3") = d;
+  register long x4 __asm__("x4") = e;
+  register long x5 __asm__("x5") = f;
+  __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
+  long result = x0;
+#endif
+  return result < 0 && result > -4096 ? fail((int)-result) : result;
+}
+
+long syscall(long number, ...) {
+  va_list list;
+  va_start(list, number);
+  long a = va_arg(list, long), b = va_arg(list, long), c = va_arg(list, long), d = va_arg(list, long), e = va_arg(list, long), f = va_arg(list, long);
+  va_end(list);
+  bool waits = number == SYS_futex && (b & 0x7f) == FUTEX_WAIT_BITSET; /* waking cannot fail */
+  int err = waits ? must_fail(FUTEX) : number == 440 ? must_fail(PROCESS_MADVISE) : 0;
+  return err != 0 ? fail(err) : raw(number, a, b, c, d, e, f);
+}
+
+static void arm(int call, unsigned odds, int after, int err) {
+  atomic_store(&victim, call);
+  atomic_store(&one_in, odds);
+  atomic_store(&countdown, after);
+  atomic_store(&failing_errno, err);
+  atomic_store(&injected, 0);
+  atomic_store(&armed, 1);
+}
+
+static void disarm(void) { atomic_store(&armed, 0); }
+
+/* --- a scenario that makes every call --------------------------------------------------------------------------------------------- */
+
+#define PAGES 96
+
+typedef struct {
+  pf_region_t *region;
+  pf_budget_t *budget;
+  uint64_t have; /* of the store; zeroes behind it */
+  int denied;    /* loads that failed, each with a reason */
+} stage_t;
+
+static bool serve_pattern(test_store_t *store, const pf_order_t *order) {
+  (void)store;
+  (void)order;
+  return true;
+}
+
+static uint8_t expected_byte(const stage_t *stage, uint64_t offset) { return offset < stage->have ? pattern(offset) : 0; }
+
+/* A raw touch that may fail: it may have to open the page again, while calls go on failing. */
+static void touch_page(stage_t *stage, uint64_t offset) {
+  pf_failure_t failure;
+  EXPECT_EQ(pf_attempt_begin(), 0);
+  uint8_t byte = touch(stage->region, offset);
+  if (pf_attempt_end(&failure)) {
+    stage->denied++;
+    EXPECT(failure.why.code != PF_OK && failure.message[0] != '\0');
+  } else {
+    EXPECT_EQ(byte, expected_byte(stage, offset));
+  }
+}
+
+/* A checked load, and what it gives if it gives anything. */
+static void try_page(stage_t *stage, uint64_t page) {
+  pf_why_t why = {0};
+  if (pf_page_hold(stage->region, page) != 0) {
+    stage->denied++;
+    return;
+  }
+  if (ensure(stage->region, page, 60, true, &why)) {
+    touch_page(stage, page * PAGE + page * 31 % PAGE);
+  } else {
+    stage->denied++;
+    EXPECT(why.code == PF_E_STORE || why.code == PF_E_NO_MEMORY || why.code == PF_E_SYSTEM || why.code == PF_E_BUDGET ||
+           why.code == PF_E_CHANGED || why.code == PF_E_TIMEOUT);
+  }
+  pf_page_unhold(stage->region, page);
+}
+
+static void play(stage_t *stage, uint64_t seed, int steps) {
+  for (int i = 0; i < steps; i++) {
+    uint64_t page = random_next(&seed) % PAGES, count = 1 + random_next(&seed) % 12;
+    uint64_t end = page + count < PAGES ? page + count : PAGES;
+    switch (random_next(&seed) % 8) {
+      case 0:
+        pf_region_release(stage->region, page, end);
+        break;
+      case 1:
+        pf_region_invalidate(stage->region, page, end);
+        break;
+      case 2:
+        if (pf_pin_add(stage->region, page, end) == 0) {
+          try_page(stage, page);
+          pf_pin_remove(stage->region, page, end);
+        }
+        break;
+      default:
+        for (; page < end; page++) {
+          try_page(stage, page);
+        }
+    }
+  }
+}
+
+/* Afterwards, with every call working: all pages can be had and are right, and the numbers add up. */
+static void expect_sound(stage_t *stage) {
+  pf_region_t *region = stage->region;
+  uint64_t failed = 0, resident = 0, staged = 0;
+  for (uint64_t page = 0; page < PAGES; page++) {
+    unsigned state = state_of(region, page);
+    EXPECT(state == PF_ABSENT || state == PF_PRESENT || state == PF_STAGED || state == PF_FAILED);
+    failed += state == PF_FAILED;
+    resident += state == PF_PRESENT;
+    staged += state == PF_STAGED;
+  }
+  EXPECT_EQ(counter(&region->counters.failed_pages), failed);
+  EXPECT_EQ(counter(&region->counters.resident), resident * PAGE);
+  EXPECT_EQ(counter(&region->counters.staged), staged * PAGE);
+  EXPECT_EQ(counter(&region->counters.pinned_pages), 0);
+  if (stage->budget != NULL) {
+    pf_budget_numbers_t numbers;
+    pf_budget_numbers(stage->budget, &numbers);
+    EXPECT_EQ(numbers.used, (resident + staged) * PAGE);
+    EXPECT_EQ(numbers.pinned, 0);
+  }
+  pf_region_invalidate(region, 0, PAGES);
+  EXPECT_EQ(first_difference(region, 0, PAGES * PAGE, 0, stage->have), PAGES * PAGE);
+  EXPECT_EQ(counter(&region->counters.failed_pages), 0);
+}
+
+typedef enum { FROM_FILE, FROM_PAGER, KINDS } kind_t;
+
+static char plan[PF_NAME_MAX] = "no plan"; /* the region's name, so that a report says what had failed */
+
+static stage_t open_stage(pf_backend_t backend, kind_t kind, test_store_t *store) {
+  stage_t stage = {.have = (PAGES - 8) * PAGE - 100};
+  must(pf_budget_create(40 * PAGE, &stage.budget) == 0, "a budget");
+  pf_source_t source = kind == FROM_FILE ? file_source(stage.have) : pager_source(store);
+  stage.region = open_region(backend, source, PAGES * PAGE,
+                             OPTIONS(.budget = stage.budget, .readahead = -1, .timeout_ms = 60, .store_length = stage.have, .name = plan));
+  return stage;
+}
+
+static void close_stage(stage_t *stage) {
+  EXPECT(close_region(stage->region));
+  pf_budget_numbers_t numbers;
+  pf_budget_numbers(stage->budget, &numbers);
+  EXPECT_EQ(numbers.used, 0);
+  pf_budget_drop(stage->budget);
+}
+
+/* --- once ------------------------------------------------------------------------------------------------------------------------------ */
+
+static void each_call_once(pf_backend_t backend) {
+  test_store_t store = {.serve = serve_pattern};
+  start_store(&store);
+  for (kind_t kind = 0; kind < KINDS; kind++) {
+    for (int call = 0; call < CALLS; call++) {
+      for (int which = 0; which < 6 && plausible[call][which] != 0; which++) {
+        for (int after = 0; after < 40; after += 1 + after / 2) {
+          snprintf(plan, sizeof plan, "%s number %d said %d", call_names[call], after, plausible[call][which]);
+          stage_t stage = open_stage(backend, kind, &store);
+          int before = atomic_load(&unmet);
+          arm(call, 0, after, plausible[call][which]);
+          play(&stage, 9, 12);
+          disarm();
+          expect_sound(&stage);
+          close_stage(&stage);
+          if (atomic_load(&unmet) != before) {
+            printf("  after %s, store %d\n", plan, (int)kind);
+          }
+        }
+      }
+    }
+  }
+  stop_store(&store);
+}
+
+/* --- at random --------------------------------------------------------------------------------------------------------------------------- */
+
+static void at_random(pf_backend_t backend) {
+  test_store_t store = {.serve = serve_pattern};
+  start_store(&store);
+  uint64_t end = pf_now_ns() + (SLOW ? 1500 : 2500) * MS;
+  uint64_t seed = pf_now_ns() | 1;
+  for (int round = 0; pf_now_ns() < end; round++) {
+    snprintf(plan, sizeof plan, "seed %llu", (unsigned long long)seed);
+    stage_t stage = open_stage(backend, round % KINDS, &store);
+    int before = atomic_load(&unmet);
+    uint64_t used_seed = seed;
+    atomic_store(&dice, seed);
+    unsigned odds = round % 3 == 0 ? 3 : round % 3 == 1 ? 10 : 50;
+    arm(-1, odds, 0, 0);
+    play(&stage, seed, 60);
+    disarm();
+    expect_sound(&stage);
+    close_stage(&stage);
+    if (atomic_load(&unmet) != before) {
+      printf("  seed %llu, one call in %u, store %d\n", (unsigned long long)used_seed, odds, round % KINDS);
+      break;
+    }
+    random_next(&seed);
+  }
+  stop_store(&store);
+}
+
+/* --- with several threads ------------------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+  pthread_t thread;
+  stage_t stage;
+  uint64_t seed;
+} player_t;
+
+static void *play_thread(void *data) {
+  player_t *player = data;
+  play(&player->stage, player->seed, 60);
+  return NULL;
+}
+
+static void many_at_random(pf_backend_t backend) {
+  test_store_t store = {.serve = serve_pattern};
+  start_store(&store);
+  uint64_t seed = pf_now_ns() | 1;
+  for (int round = 0; round < 6; round++) {
+    stage_t stage = open_stage(backend, round % KINDS, &store);
+    player_t players[3];
+    int before = atomic_load(&unmet);
+    atomic_store(&dice, seed);
+    arm(-1, 20, 0, 0);
+    for (int i = 0; i < 3; i++) {
+      players[i] = (player_t){.stage = stage, .seed = random_next(&seed)};
+      must(pthread_create(&players[i].thread, NULL, play_thread, &players[i]) == 0, "a thread");
+    }
+    for (int i = 0; i < 3; i++) {
+      pthread_join(players[i].thread, NULL);
+    }
+    disarm();
+    expect_sound(&stage);
+    close_stage(&stage);
+    if (atomic_load(&unmet) != before) {
+      printf("  round %d, store %d\n", round, round % KINDS);
+    }
+  }
+  stop_store(&store);
+}
+
+/* --- set-up ----------------------------------------------------------------------------------------------------------------------------------- */
+
+/* A region that cannot be made leaves nothing behind, and its source to the caller. */
+static void creating(pf_backend_t backend) {
+  EXPECT(close_region(open_region(backend, zero_source(), PAGE, OPTIONS()))); /* what is made once */
+  unsigned mappings = count_mappings(), descriptors = count_descriptors(), regions = pf_region_count();
+  int refused = 0;
+  const call_t calls[] = {MMAP, MPROTECT, MADVISE};
+  for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {
+    for (int after = 0; after < 12; after++) {
+      pf_budget_t *budget;
+      must(pf_budget_create(64 * PAGE, &budget) == 0, "a budget");
+      pf_source_t source = file_source(70000 * PAGE / 512);
+      pf_region_options_t options = {.backend = backend, .source = source, .byte_length = 70000 * PAGE, .store_length = 70000 * PAGE / 512,
+                                     .page_size = PAGE, .timeout_ms = 100, .name = "x", .store_name = "x", .budget = budget};
+      pf_region_t *region = NULL;
+      const char *step = "";
+      arm(calls[c], 0, after, ENOMEM);
+      int err = pf_region_create(&options, &region, &step);
+      disarm();
+      if (err == 0) {
+        EXPECT_EQ(touch(region, 5), pattern(5));
+        EXPECT(close_region(region));
+      } else {
+        refused++;
+        EXPECT_EQ(err, -ENOMEM);
+        EXPECT(step[0] != '\0');
+        EXPECT(fcntl(source.fd, F_GETFD) >= 0);
+        pf_source_close(&source);
+      }
+      pf_budget_drop(budget);
+      EXPECT_EQ(pf_region_count(), regions);
+    }
+  }
+  EXPECT(refused >= 4);
+  EXPECT(count_mappings() <= mappings + (SLOW ? 40 : 2));
+  EXPECT_EQ(count_descriptors(), descriptors);
+}
+
+#if defined(__x86_64__)
+
+int main(void) {
+  test_each("a region that cannot be made leaves nothing behind", creating);
+  test_each("whatever call fails once, pages are right or failed with a reason", each_call_once);
+  test_each("whatever fails at random, too", at_random);
+  test_each("and under several threads", many_at_random);
+  return summary();
+}
+
+#else
+
+int main(void) { return summary(); } /* a raw touch cannot be let go on elsewhere, so that one that fails would end the test */
+
+#endif
