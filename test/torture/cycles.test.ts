@@ -33,17 +33,22 @@ function left(): Left {
   };
 }
 
-/** Until nothing changes any more: idle threads end after 200 ms, a Worker without a store after 500. */
-async function settled(idleMs = 300): Promise<Left> {
-  await sleep(idleMs);
-  let before = left();
-  for (let same = 0, i = 0; same < 3 && i < 40; i++) {
+/** What is left once idle threads have ended (after 200 ms) and a Worker without a store (after 500). */
+async function settled(): Promise<Left> {
+  await sleep(800);
+  return left();
+}
+
+/** Nothing is left that was not there before; a busy machine may need a moment for that. */
+async function leavesNoMoreThan(before: Left): Promise<void> {
+  const names = Object.keys(before) as (keyof Left)[];
+  const grown = (now: Left): string[] => names.filter((name) => now[name] > before[name]);
+  let now = left();
+  for (let i = 0; grown(now).length > 0 && i < 100; i++) {
     await sleep(50);
-    const now = left();
-    same = JSON.stringify(now) === JSON.stringify(before) ? same + 1 : 0;
-    before = now;
+    now = left();
   }
-  return before;
+  assert.deepEqual(grown(now), [], `${JSON.stringify(before)} → ${JSON.stringify(now)}`);
 }
 
 const stores: [string, number, () => StoreRef][] = [
@@ -63,15 +68,10 @@ for (const [kind, cycles, ref] of stores) {
       if (i % 10 === 0) await segment.load();
       await segment.close();
     };
-    const idleMs = kind === 'custom' ? 800 : 300;
     for (let i = 0; i < 5; i++) await cycle(i);
-    const before = await settled(idleMs);
+    const before = await settled();
     for (let i = 0; i < cycles; i++) await cycle(i);
-    const after = await settled(idleMs);
-    assert.equal(after.regions, before.regions);
-    assert.ok(after.descriptors <= before.descriptors, `descriptors ${before.descriptors} → ${after.descriptors}`);
-    assert.ok(after.threads <= before.threads, `threads ${before.threads} → ${after.threads}`);
-    assert.ok(after.mappings <= before.mappings, `mappings ${before.mappings} → ${after.mappings}`);
+    await leavesNoMoreThan(before);
   });
 }
 
@@ -91,9 +91,9 @@ onEachBackend('a thousand maps that fail leave nothing', async (backend) => {
     await assert.rejects(map(ref, { backend, ...options }));
   };
   for (let i = 0; i < missing.length; i++) await fail(i);
-  const before = await settled(800);
+  const before = await settled();
   for (let i = 0; i < 1000; i++) await fail(i);
-  assert.deepEqual(await settled(800), before);
+  await leavesNoMoreThan(before);
 });
 
 onEachBackend('a segment closed at once after a touch gives its memory back', async (backend) => {
