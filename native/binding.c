@@ -285,7 +285,7 @@ static napi_value attempt_end(napi_env env, napi_callback_info info) {
   (void)info;
   pf_failure_t failure;
   bool failed;
-  MASKED(failed = pf_attempt_end(&failure));
+  failed = pf_attempt_end(&failure);
   napi_value null_value = NULL;
   napi_get_null(env, &null_value);
   return failed ? pf_failure_object(env, &failure) : null_value;

@@ -67,7 +67,7 @@ static bool serve_one(serving_t *serving, const pf_order_t *order, napi_value se
     if (answer < -1) {
       return true; /* pagerComplete or pagerFail follows */
     }
-    MASKED(again = pf_pager_complete(serving->pager, order->slot, answer));
+    again = pf_pager_complete(serving->pager, order->slot, answer);
   }
   return true;
 }
@@ -273,10 +273,7 @@ static napi_value pager_complete(napi_env env, napi_callback_info info) {
   if (pager == NULL || slot >= PF_PAGER_SLOTS) {
     return NULL;
   }
-  int again;
-  int64_t bytes = pf_integer(env, args[2]);
-  MASKED(again = pf_pager_complete(pager, slot, bytes));
-  return pf_from_number(env, again);
+  return pf_from_number(env, pf_pager_complete(pager, slot, pf_integer(env, args[2])));
 }
 
 static pf_code_t code_named(const char *name) {

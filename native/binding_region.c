@@ -277,20 +277,37 @@ typedef struct {
   size_t count, capacity;
 } holds_t;
 
-/* Bytes that the thread lent may go with it: then the region ends for all that have it open, too. */
-static bool is_lender(napi_env env, uint64_t id) {
+/* Bytes that the thread lent may go with it. Whoever else has the region open keeps a copy of them as they are now. True: there is no room for
+ * one, or somebody is still reading; then the region ends for all. */
+static bool must_end(napi_env env, uint64_t id) {
   pf_region_t *region = pf_region_by_id(id);
-  bool lends = region != NULL && region->lender == env;
+  bool fine = true;
+  if (region != NULL && region->lender == env && region->holders > 1) {
+    pf_source_t *source = &region->source;
+    void *copy = NULL;
+    fine = pf_mem_reserve(region->store_length, "pagefault memory store", &copy) == 0;
+    if (fine) {
+      memcpy(copy, source->bytes, region->store_length);
+      source->owned = copy;
+      source->owned_len = region->store_length;
+      atomic_store(&source->bytes, copy);
+      uint64_t give_up = pf_now_ns() + 1000000000ULL;
+      while (atomic_load(&region->users) > 1 && pf_now_ns() < give_up) { /* reads that began with the lent bytes */
+        pf_sleep_until(pf_now_ns() + 100000ULL);
+      }
+      fine = atomic_load(&region->users) <= 1;
+    }
+  }
   if (region != NULL) {
     pf_region_leave(region);
   }
-  return lends;
+  return !fine;
 }
 
 static void give_back(void *data) {
   holds_t *holds = data;
   for (size_t i = 0; i < holds->count; i++) {
-    end_hold(holds->ids[i], is_lender(holds->env, holds->ids[i]), false);
+    end_hold(holds->ids[i], must_end(holds->env, holds->ids[i]), false);
   }
   free(holds->ids);
   free(holds);

@@ -124,7 +124,7 @@ typedef struct {
   pf_identity_t identity[2];
   _Atomic uint32_t current; /* which identity counts */
   /* memory: bytes of the user's (shared) or of our own copy */
-  const uint8_t *bytes;
+  const uint8_t *_Atomic bytes;
   void *owned;
   size_t owned_len;
   /* pager */
@@ -384,7 +384,7 @@ bool pf_pager_next(pf_pager_t *pager, pf_order_t *out);
 uint8_t *pf_pager_buffer(pf_pager_t *pager, uint32_t slot, size_t len);
 /* Gives the slot memory; it stays the caller's to free, once the slot was retired or the pager is dead. */
 void pf_pager_set_buffer(pf_pager_t *pager, uint32_t slot, uint8_t *bytes, size_t len);
-/* Answers. bytes -1: zeroes. Returns 1 when the page must be read again (it went stale), else 0: the slot is free. */
+/* Answers; masks signals itself where it must. bytes -1: zeroes. Returns 1 when the page must be read again (it went stale), else 0: the slot is free. */
 int pf_pager_complete(pf_pager_t *pager, uint32_t slot, int64_t bytes);
 void pf_pager_fail(pf_pager_t *pager, uint32_t slot, pf_why_t why, const char *message, const char *cause, bool retire_buffer);
 void pf_pager_count_retry(pf_pager_t *pager, uint32_t slot);

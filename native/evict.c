@@ -377,10 +377,7 @@ static uint64_t room_for_pages(const pf_budget_t *budget) {
   if (atomic_load_explicit(&budget->staged, memory_order_relaxed) > 0 && room > 8 * STAGE_BATCH * largest) {
     room -= STAGE_BATCH * largest;
   }
-  uint64_t needed = pages_needed(budget) * largest;
-  uint64_t most_ever = needed > budget->limit ? needed : budget->limit;
-  uint64_t least = atomic_load_explicit(&budget->pinned, memory_order_relaxed) + needed;
-  least = least < most_ever ? least : most_ever;
+  uint64_t least = atomic_load_explicit(&budget->pinned, memory_order_relaxed) + pages_needed(budget) * largest;
   return room > least ? room : least;
 }
 
@@ -396,7 +393,7 @@ void pf_budget_crowd(pf_region_t *region, int change) {
 }
 
 bool pf_budget_pin(pf_budget_t *budget, int64_t bytes) {
-  uint64_t keep = PF_BUDGET_PAGES_MIN * atomic_load(&budget->largest);
+  uint64_t keep = pages_needed(budget) * atomic_load(&budget->largest);
   uint64_t room = room_for_pages(budget);
   uint64_t after = atomic_fetch_add(&budget->pinned, (uint64_t)bytes) + (uint64_t)bytes;
   if (bytes > 0 && after + keep > room) {

@@ -51,6 +51,8 @@ void pf_failure_describe(const pf_region_t *region, uint64_t page, pf_why_t why,
 }
 
 void pf_failure_record(pf_region_t *region, uint64_t page, pf_why_t why, const char *message, const char *cause) {
+  sigset_t before;
+  pf_mask_signals(&before); /* a pager's thread may come here with none masked */
   pf_lock(&lock);
   pf_failure_t *record = &records[last_serial % RECORDS];
   pf_failure_describe(region, page, why, record);
@@ -62,6 +64,7 @@ void pf_failure_record(pf_region_t *region, uint64_t page, pf_why_t why, const c
   }
   record->serial = ++last_serial;
   pf_unlock(&lock);
+  pf_restore_signals(&before);
 }
 
 /* lock held. */

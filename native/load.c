@@ -124,7 +124,9 @@ static bool read_pages(pf_region_t *region, uint64_t page, uint32_t count, uint8
     }
     atomic_fetch_add_explicit(&region->counters.bytes_read, have, memory_order_relaxed);
   }
-  memset(into + have, 0, len - have);
+  if (have < len) { /* glibc's memset of nothing can be slow at an address that is not mapped */
+    memset(into + have, 0, len - have);
+  }
   return true;
 }
 

@@ -54,6 +54,7 @@ struct pf_pager {
   _Atomic uint32_t asleep;
   _Atomic uint32_t stack; /* index + 1 of the newest asked slot */
   _Atomic uint32_t freed; /* futex: a slot became free */
+  _Atomic uint32_t waiters; /* threads asleep on it */
   _Atomic uint32_t served; /* stopped threads served since the last relax */
   uint32_t list; /* the pager's own, oldest first */
   char reason[128]; /* of its death */
@@ -173,7 +174,9 @@ static void free_slot(pf_pager_t *pager, slot_t *slot) {
   slot->region = NULL;
   atomic_store(&slot->word, ((atomic_load(&slot->word) >> 3) + 1) << 3 | FREE);
   atomic_fetch_add(&pager->freed, 1);
-  pf_futex_wake_all(&pager->freed);
+  if (atomic_load(&pager->waiters) > 0) {
+    pf_futex_wake_all(&pager->freed);
+  }
 }
 
 /* A free slot made ASKED and filled in, not yet on the stack; NONE when there is none among the first `most`. */
@@ -257,7 +260,9 @@ bool pf_pager_ask(pf_region_t *region, uint64_t page, uint32_t access, pf_wait_t
       *why = (pf_why_t){.code = atomic_load(&region->phase) != PF_PHASE_OPEN ? PF_E_CLOSED : PF_E_ABORTED};
       return false;
     }
+    atomic_fetch_add(&pager->waiters, 1);
     pf_futex_wait(&pager->freed, seen, now + 10000000ULL);
+    atomic_fetch_sub(&pager->waiters, 1);
     if (pf_exit_begun()) {
       pf_exit_check();
     }
@@ -410,7 +415,7 @@ static void finish_failed(pf_pager_t *pager, slot_t *slot, pf_why_t why, const c
   free_slot(pager, slot);
 }
 
-int pf_pager_complete(pf_pager_t *pager, uint32_t index, int64_t bytes) {
+static int complete(pf_pager_t *pager, uint32_t index, int64_t bytes) {
   slot_t *slot = &pager->slots[index];
   uint64_t word = atomic_load(&slot->word);
   if (!move_slot(slot, TAKEN, FINISHING, &word)) {
@@ -456,6 +461,18 @@ int pf_pager_complete(pf_pager_t *pager, uint32_t index, int64_t bytes) {
   leave_order(region);
   free_slot(pager, slot);
   return 0;
+}
+
+int pf_pager_complete(pf_pager_t *pager, uint32_t index, int64_t bytes) {
+  pf_region_t *region = pager->slots[index].region; /* its memory is valid whatever became of the slot */
+  if (region == NULL || region->budget == NULL) {
+    return complete(pager, index, bytes); /* takes no lock: two system calls less on every page */
+  }
+  sigset_t before;
+  pf_mask_signals(&before);
+  int again = complete(pager, index, bytes);
+  pf_restore_signals(&before);
+  return again;
 }
 
 void pf_pager_fail(pf_pager_t *pager, uint32_t index, pf_why_t why, const char *message, const char *cause, bool retire_buffer) {

@@ -501,6 +501,8 @@ bool pf_attempt_end(pf_failure_t *out) {
     return false;
   }
   *out = (pf_failure_t){.region = ended.region, .why = ended.why};
+  sigset_t before;
+  pf_mask_signals(&before); /* for the lock of the failures */
   pf_region_t *region = pf_region_by_id(ended.region);
   if (region != NULL) {
     if (!pf_failure_find(ended.region, ended.page << region->page_shift, out) || out->why.code != ended.why.code) {
@@ -508,5 +510,6 @@ bool pf_attempt_end(pf_failure_t *out) {
     }
     pf_region_leave(region);
   }
+  pf_restore_signals(&before);
   return true;
 }

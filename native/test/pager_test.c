@@ -422,6 +422,30 @@ static void closed_while_waiting(pf_backend_t backend) {
   stop_store(&store);
 }
 
+/* Asked by a thread that looked whether the region is open just before it was closed. */
+static void asked_after_closing(pf_backend_t backend) {
+  test_store_t store = {.serve = stay_silent};
+  start_store(&store);
+  pf_region_t *region = open_region(backend, pager_source(&store), 8 * PAGE, OPTIONS());
+  pf_region_close(region, true);
+  uint8_t absent = PF_ABSENT;
+  pf_wait_t wait = {.deadline_ns = pf_now_ns() + 20000 * MS};
+  pf_why_t why;
+  EXPECT(atomic_compare_exchange_strong(&region->states[1], &absent, PF_LOADING));
+  if (pf_pager_ask(region, 1, 0, &wait, &why)) {
+    EXPECT_EQ(state_of(region, 1), PF_ABSENT); /* taken back at once */
+  } else {
+    EXPECT_EQ(why.code, PF_E_CLOSED);
+  }
+  absent = PF_ABSENT;
+  EXPECT(atomic_compare_exchange_strong(&region->states[2], &absent, PF_LOADING));
+  if (pf_pager_ask_ahead(region, 2)) {
+    EXPECT_EQ(state_of(region, 2), PF_ABSENT);
+  }
+  EXPECT(close_region(region)); /* nobody is left inside, although the store never answers */
+  stop_store(&store);
+}
+
 static void pagers_are_used_again(pf_backend_t backend) {
   unsigned before = count_descriptors();
   for (int round = 0; round < 200; round++) {
@@ -487,6 +511,7 @@ int main(int count, char **arguments) {
   test_each("a page that could not be read ahead is read when it is touched", ahead_fails);
   test_each("a pager reads ahead, each page once", ahead_by_a_pager);
   test_each("closing ends every wait although the store never answers", closed_while_waiting);
+  test_each("an order that comes too late for a closing region is taken back", asked_after_closing);
   test_each("pagers and their descriptors are used again", pagers_are_used_again);
   test_each("a raw touch that cannot be served ends the process with the reason", raw_touches);
   return summary();

@@ -358,6 +358,9 @@ static void stale_in_a_storm(pf_backend_t backend) {
       pthread_join(threads[i], NULL);
     }
     EXPECT(value > 100);
+    for (uint64_t page = 0; page < STORM_PAGES; page++) { /* what is not counted is not in memory */
+      EXPECT(state_of(storm.region, page) != PF_ABSENT || pf_mem_resident(storm.region->base + page * size, PAGE) == 0);
+    }
     close(storm.fd);
     EXPECT(close_region(storm.region));
     pf_budget_drop(budget);
