@@ -147,8 +147,8 @@ static bool fill(pf_region_t *region, uint64_t page, uint32_t count, pf_why_t *w
     if (read_pages(region, page, count, into, why, permanent)) {
       *why = pf_pages_install(region, page, count, into, again);
     }
-    if (why->code != PF_OK) {
-      pf_mem_punch(into, (size_t)count << region->page_shift); /* half a page must not be found here later */
+    if (why->code != PF_OK || *again) { /* half a page must not be found here later, nor stay in memory uncounted */
+      pf_mem_punch(into, (size_t)count << region->page_shift);
     }
     return why->code == PF_OK;
   }

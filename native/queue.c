@@ -234,6 +234,16 @@ static void wake(pf_pager_t *pager, bool stopped) {
   }
 }
 
+/* After asking: whoever killed the pager or closed the region may have looked before our slot was there. */
+static void look_again(pf_pager_t *pager, pf_region_t *region) {
+  if (pf_pager_is_dead(pager)) {
+    pf_pager_kill(pager, NULL);
+  }
+  if (atomic_load(&region->phase) != PF_PHASE_OPEN) {
+    pf_pager_forget(region);
+  }
+}
+
 bool pf_pager_ask(pf_region_t *region, uint64_t page, uint32_t access, pf_wait_t *wait, pf_why_t *why) {
   pf_pager_t *pager = region->source.pager;
   for (;;) {
@@ -246,9 +256,7 @@ bool pf_pager_ask(pf_region_t *region, uint64_t page, uint32_t access, pf_wait_t
     if (index != NONE) {
       push(pager, index);
       wake(pager, !wait->background);
-      if (pf_pager_is_dead(pager)) { /* it may have looked before our slot was there */
-        pf_pager_kill(pager, NULL);
-      }
+      look_again(pager, region);
       return true;
     }
     uint64_t now = pf_now_ns();
@@ -279,9 +287,7 @@ bool pf_pager_ask_ahead(pf_region_t *region, uint64_t page) {
   }
   push(pager, index);
   wake(pager, false);
-  if (pf_pager_is_dead(pager)) {
-    pf_pager_kill(pager, NULL);
-  }
+  look_again(pager, region);
   return true;
 }
 
