@@ -666,7 +666,10 @@ static void check_redirected(const form_t *form, uint64_t target, uint64_t flags
   if (what == NULL && seen.foreign != 0) {
     what = "a trap came that ended no redirect";
   }
-  if (what == NULL && (seen.ended != rounds || seen.redirected != rounds * operands)) {
+  /* A hypervisor that is entered in the middle of a repeated instruction may run several rounds before the next trap (seen once in thousands of
+   * runs, with the right result), so there may be fewer; each trap still ends one redirect. */
+  bool counted = rounds == 1 ? seen.ended == 1 : seen.ended >= 1 && seen.ended <= rounds;
+  if (what == NULL && (!counted || seen.redirected != seen.ended * operands)) {
     what = "the numbers of redirects and traps are wrong";
   }
   if (what == NULL && seen.last_rip != (uintptr_t)form->end) {
