@@ -68,6 +68,8 @@ class Tested implements Subject {
   pinCount: Uint16Array;
   /** All segments of the case. */
   peers: readonly Tested[] = [];
+  /** Pages that were ever pinned at once: what was charged beside them goes with the next load, not with the unpin. */
+  mostPinned = 0;
   /** Pages that were present and dropped by something other than eviction. */
   dropped = 0;
   #readsBefore = 0;
@@ -209,6 +211,7 @@ class Tested implements Subject {
   #countPin(page: number, by: number): void {
     const after = (this.pinCount[page] ?? 0) + by;
     this.pinCount[page] = after;
+    this.mostPinned = Math.max(this.mostPinned, this.pinCount.filter(Boolean).length);
     // What was invalidated meanwhile has gone now.
     if (after === 0 && this.truth.begun(page) !== this.truth.done(page)) this.truth.end(page);
   }
@@ -378,10 +381,7 @@ class Tested implements Subject {
     if (limit === undefined) return budgetBytes === 0 ? undefined : `${budgetBytes} bytes charged without a budget`;
     if (budgetLimit !== limit) return `stats().budgetLimit is ${budgetLimit}, not ${limit}`;
     const members = this.plan.resident === 'shared' ? this.peers : [this];
-    const pinned = members.reduce(
-      (sum, { pinCount, plan }) => sum + pinCount.filter(Boolean).length * plan.pageSize,
-      0,
-    );
+    const pinned = members.reduce((sum, { mostPinned, plan }) => sum + mostPinned * plan.pageSize, 0);
     // One instruction may need four pages, and in each further thread two.
     const needed = (4 + 2 * this.#case.threads.length) * Math.max(...members.map(({ plan }) => plan.pageSize));
     const most = Math.max(limit, pinned + needed);
