@@ -13,7 +13,7 @@ const MEMORY = 64 * 2 ** 20;
 const RESIDENT = 40 * 2 ** 20;
 const TROUBLE_FROM = BYTES - GIB;
 const SPREAD_TOUCHES = 2048;
-const SCAN_BYTES = 16 * 2 ** 20;
+const SCAN_BYTES = 128 * 2 ** 20;
 
 /** Shows the act and says whether every number touched was right. */
 export async function actTwo() {
