@@ -7,6 +7,8 @@
 typedef struct {
   pf_job_t job; /* first: the engine knows only this */
   uint64_t number;
+  unsigned page_shift;
+  pf_failure_t failure; /* of a job that failed: known before the region is left, which may end with that */
   napi_ref done, progress;
   napi_threadsafe_function channel;
   _Atomic uint32_t finished; /* the job is over and its result can be read */
@@ -46,9 +48,7 @@ static void unlist_job(load_t *load) {
 static void leave(load_t *load) {
   if (atomic_fetch_add(&load->left, 1) == 1) {
     unlist_job(load);
-    pf_region_leave(load->job.region);
     free(load);
-    pf_region_reap(); /* it may have been closed meanwhile */
   }
 }
 
@@ -66,6 +66,11 @@ static void on_progress(pf_job_t *job) {
 /* The loader's last touch of the job. */
 static void on_done(pf_job_t *job) {
   load_t *load = (load_t *)job;
+  if (job->why.code != PF_OK) {
+    pf_failure_of(job->region, job->failed_page, job->why, &load->failure);
+  }
+  pf_region_leave(job->region);
+  pf_region_reap(); /* closed meanwhile, it must not keep its pages until the loop turns: the loop's thread may wait for them */
   pf_lock(&load->hand_over); /* the channel's end waits for us, or we see that it has come */
   if (atomic_load(&load->channel_gone) == 0) {
     napi_threadsafe_function channel = load->channel;
@@ -81,7 +86,7 @@ static void on_done(pf_job_t *job) {
 static void call_progress(napi_env env, load_t *load, napi_value self) {
   napi_value callback = NULL;
   if (load->progress != NULL && napi_get_reference_value(env, load->progress, &callback) == napi_ok && callback != NULL) {
-    napi_value bytes = pf_from_number(env, (double)(atomic_load(&load->job.pages_done) << load->job.region->page_shift));
+    napi_value bytes = pf_from_number(env, (double)(atomic_load(&load->job.pages_done) << load->page_shift));
     napi_call_function(env, self, callback, 1, &bytes, NULL);
   }
 }
@@ -93,9 +98,7 @@ static void call_done(napi_env env, load_t *load, napi_value self) {
   }
   napi_get_null(env, &failure);
   if (load->job.why.code != PF_OK) {
-    pf_failure_t record;
-    MASKED(pf_failure_of(load->job.region, load->job.failed_page, load->job.why, &record));
-    failure = pf_failure_object(env, &record);
+    failure = pf_failure_object(env, &load->failure);
   }
   napi_delete_reference(env, load->done);
   load->done = NULL;
@@ -149,6 +152,7 @@ static load_t *make_load(napi_env env, pf_region_t *region, uint64_t first, uint
     pf_throw(env, PF_E_SYSTEM, ENOMEM, NULL, "too many loads at once");
     return NULL;
   }
+  load->page_shift = region->page_shift;
   load->job = (pf_job_t){.region = region, .first = first, .end = end, .pin = pin, .done = on_done};
   if (!make_channel(env, load)) {
     unlist_job(load);
@@ -207,6 +211,7 @@ static napi_value region_load(napi_env env, napi_callback_info info) {
     return NULL;
   }
   if (err != 0) {
+    pf_region_leave(region);
     leave(load); /* for the loader, which never saw it; the channel's end does the rest */
     napi_release_threadsafe_function(load->channel, napi_tsfn_abort);
     return pf_throw(env, PF_E_SYSTEM, -err, "pthread_create", "no thread can be had for loading");
