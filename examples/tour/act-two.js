@@ -1,6 +1,9 @@
 // Act 2: an array larger than memory whose numbers come from a store in JavaScript: examples/stores/square-roots.js.
 import { constants } from 'node:buffer';
 import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { map } from 'pagefault';
 import { formatBytes, formatCount, renderSegment, terminalOf } from 'pagefault/observe';
 import { custom } from 'pagefault/stores';
@@ -28,11 +31,11 @@ export async function actTwo() {
   try {
     console.log(terminal.paint('bold', `Act 2: a Float64Array of ${formatBytes(BYTES)} in ${formatBytes(MEMORY)}`));
     console.log(`served by 15 lines of JavaScript; backend ${segment.backend}\n`);
-    const before = processMemory();
     const roots = segment.view(Float64Array);
+    const before = await processMemory();
     const touched = touchEverywhere(roots);
     const healed = await failAndHeal(segment, roots, trouble);
-    const after = processMemory();
+    const after = await processMemory();
 
     console.log(`\n${renderSegment(segment, terminal).join('\n')}\n`);
     const used = after.pages - before.pages + after.pageTables - before.pageTables;
@@ -101,7 +104,13 @@ async function failAndHeal(segment, roots, trouble) {
  * Bytes that this process has allocated: its own pages in memory, and the kernel's tables that map them. Pages that are
  * mapped twice, as those of the backend mprotect are, count once (Pss). Mapped files, such as Node itself, do not count.
  */
-function processMemory() {
+async function processMemory() {
+  // What JavaScript has thrown away is not memory that the segment uses.
+  setFlagsFromString('--expose-gc');
+  for (let i = 0; i < 3; i++) {
+    runInNewContext('gc')();
+    await sleep(30);
+  }
   const bytes = (file, name) => {
     const [, kib = 0] =
       new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(readFileSync(`/proc/self/${file}`, 'utf8')) ?? [];
