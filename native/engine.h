@@ -216,6 +216,13 @@ typedef struct {
 
 static inline size_t pf_page_size(const pf_region_t *region) { return (size_t)1 << region->page_shift; }
 
+/* A page was loaded in so many nanoseconds: the moving average decides whether evicting stages. A load counts as 0.4 s at most. */
+static inline void pf_note_load_cost(pf_region_t *region, uint64_t cost) {
+  uint32_t before = atomic_load_explicit(&region->load_cost_ns, memory_order_relaxed);
+  uint64_t after = before - before / 8 + (cost > 400000000 ? 50000000 : cost / 8);
+  atomic_store_explicit(&region->load_cost_ns, (uint32_t)after, memory_order_relaxed);
+}
+
 /* Makes a region, findable at once. -errno, and `*step` names the system call; then nothing is left behind and the source is still
  * the caller's. */
 int pf_region_create(pf_region_options_t *options, pf_region_t **out, const char **step);

@@ -178,10 +178,7 @@ static bool must_stop(pf_region_t *region, const pf_wait_t *wait, pf_why_t *why)
 }
 
 static void note_load(pf_region_t *region, uint32_t count, uint64_t started) {
-  uint64_t cost = (pf_now_ns() - started) / count;
-  uint32_t before = atomic_load_explicit(&region->load_cost_ns, memory_order_relaxed);
-  uint64_t after = before - before / 8 + (cost > 400000000 ? 50000000 : cost / 8);
-  atomic_store_explicit(&region->load_cost_ns, (uint32_t)after, memory_order_relaxed);
+  pf_note_load_cost(region, (pf_now_ns() - started) / count);
   atomic_fetch_add_explicit(&region->counters.loads, count, memory_order_relaxed);
   if (count > 1) {
     atomic_fetch_add_explicit(&region->counters.readahead_pages, count - 1, memory_order_relaxed);

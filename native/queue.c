@@ -380,10 +380,7 @@ static pf_why_t install(pf_region_t *region, uint64_t page, const uint8_t *from,
 /* Before the page is opened: whoever waited for it may look at the numbers the moment after. */
 static void count_load(const slot_t *slot, pf_region_t *region, int64_t bytes) {
   pf_counters_t *counters = &region->counters;
-  uint64_t cost = pf_now_ns() - slot->asked_ns;
-  uint32_t before = atomic_load_explicit(&region->load_cost_ns, memory_order_relaxed);
-  uint64_t after = before - before / 8 + (cost > 400000000 ? 50000000 : cost / 8);
-  atomic_store_explicit(&region->load_cost_ns, (uint32_t)after, memory_order_relaxed);
+  pf_note_load_cost(region, pf_now_ns() - slot->asked_ns);
   atomic_fetch_add_explicit(&counters->loads, 1, memory_order_relaxed);
   atomic_fetch_add_explicit(&counters->bytes_read, bytes > 0 ? (uint64_t)bytes : 0, memory_order_relaxed);
   if (slot->access == 2) {
