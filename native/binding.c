@@ -337,7 +337,10 @@ static const pf_export_t own_exports[] = {
 };
 
 NAPI_MODULE_INIT() {
-  const pf_export_t *families[] = {own_exports, pf_region_exports, pf_load_exports, pf_pager_exports};
+  const pf_export_t *families[] = {
+      own_exports,     pf_region_exports,  pf_load_exports,    pf_pager_exports, pf_uffd_exports,
+      pf_mapping_exports, pf_process_exports, pf_watch_exports, pf_guest_exports,
+  };
   for (size_t family = 0; family < sizeof families / sizeof *families; family++) {
     for (const pf_export_t *entry = families[family]; entry->name != NULL; entry++) {
       napi_value function = NULL;

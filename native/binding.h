@@ -54,6 +54,11 @@ typedef struct {
 extern const pf_export_t pf_region_exports[];
 extern const pf_export_t pf_load_exports[];
 extern const pf_export_t pf_pager_exports[];
+extern const pf_export_t pf_uffd_exports[];
+extern const pf_export_t pf_mapping_exports[];
+extern const pf_export_t pf_process_exports[];
+extern const pf_export_t pf_watch_exports[];
+extern const pf_export_t pf_guest_exports[];
 
 /* node_api_create_external_sharedarraybuffer, or NULL where the runtime has none. */
 typedef napi_status (*pf_create_shared_t)(napi_env env, void *data, size_t len, void (*finalize)(void *data, void *hint), void *hint,

@@ -1,32 +1,14 @@
 /*
  * Node-API: the pager, which is a Worker whose event loop watches an event descriptor. When it is written, the orders of stopped threads are
  * taken and JavaScript is called once for each, all in one callback scope, until there are none and the thread sleeps again.
- *
- * libuv's header does not come with Node-API's; the few functions used are declared here by hand, with sizes asked at run time.
  */
 #include "binding.h"
+#include "uv.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-/* --- libuv ------------------------------------------------------------------------------------------------------------------ */
-
-typedef struct uv_loop_s uv_loop_t;
-typedef struct uv_handle_s {
-  void *data; /* the first field of every handle, by libuv's documentation */
-} uv_handle_t;
-enum { UV_POLL_TYPE = 8, UV_TIMER_TYPE = 13, UV_READABLE_EVENT = 1 };
-extern size_t uv_handle_size(int type);
-extern const char *uv_handle_type_name(int type);
-extern int uv_poll_init(uv_loop_t *loop, uv_handle_t *handle, int fd);
-extern int uv_poll_start(uv_handle_t *handle, int events, void (*callback)(uv_handle_t *handle, int status, int events));
-extern int uv_timer_init(uv_loop_t *loop, uv_handle_t *handle);
-extern int uv_timer_start(uv_handle_t *handle, void (*callback)(uv_handle_t *handle), uint64_t timeout, uint64_t repeat);
-extern int uv_timer_stop(uv_handle_t *handle);
-extern void uv_unref(uv_handle_t *handle);
-extern void uv_close(uv_handle_t *handle, void (*callback)(uv_handle_t *handle));
 
 #define RELAX_MS 50 /* a pager bound to a CPU gets the others back when nobody needed it for this long */
 

@@ -43,7 +43,27 @@ export type PagefaultErrorCode =
   /** What the store module returned is not a page store. */
   | 'ERR_PAGEFAULT_STORE_INVALID'
   /** The store's `close` failed. */
-  | 'ERR_PAGEFAULT_STORE_CLOSE';
+  | 'ERR_PAGEFAULT_STORE_CLOSE'
+  /** UFFDIO_COPY stopped on its way: `copied` bytes are in place. */
+  | 'ERR_PAGEFAULT_PARTIALLY_COPIED'
+  /** UFFDIO_COPY, CONTINUE, MOVE or POISON did nothing: `errno` says why. */
+  | 'ERR_PAGEFAULT_COPY_FAILED'
+  /** UFFDIO_ZEROPAGE did nothing: `errno` says why. */
+  | 'ERR_PAGEFAULT_ZEROPAGE_FAILED'
+  /** The descriptor that events were read from has ended. */
+  | 'ERR_PAGEFAULT_READ_EOF'
+  /** Fewer bytes were read than a message has. */
+  | 'ERR_PAGEFAULT_INCOMPLETE_MESSAGE'
+  /** The process may not do this: the message names what would allow it. */
+  | 'ERR_PAGEFAULT_PERMISSION'
+  /** A descriptor is not of the kind that the call needs. */
+  | 'ERR_PAGEFAULT_WRONG_DESCRIPTOR'
+  /** Descriptors that were sent did not fit, and were closed. */
+  | 'ERR_PAGEFAULT_TRUNCATED'
+  /** What a child sent to its pager is not what was agreed, or it ended before it said anything. */
+  | 'ERR_PAGEFAULT_GUEST_HANDSHAKE'
+  /** A child that is paged, or its pager, is gone. */
+  | 'ERR_PAGEFAULT_GUEST_GONE';
 
 /** Codes of the TypeErrors and RangeErrors that wrong arguments give. */
 export type ArgumentErrorCode =

@@ -7,6 +7,7 @@
  * The C side throws plain `Error`s that carry `code` and, where there is one, `errno` (positive) and `syscall`.
  * `src/errors/from-native.ts` turns them into the public classes.
  */
+import type { NativeKernel } from './kernel.js';
 
 /** How pages get in. `memfd`, `thread` and `kernel` are reserved for later backends. */
 export type NativeBackend = 'signal' | 'mprotect';
@@ -124,7 +125,7 @@ export interface NativeProbe {
   mprotectErrno: number;
 }
 
-export interface NativeBinding {
+export interface NativeBinding extends NativeKernel {
   probe(): NativeProbe;
   systemPageSize(): number;
 

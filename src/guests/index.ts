@@ -1,0 +1,2 @@
+/** `pagefault/guests`: pages for other processes. */
+export {};

@@ -1,0 +1,2 @@
+/** `pagefault/kernel`: userfaultfd(2) and what belongs beside it, typed and thin. */
+export {};
