@@ -1,8 +1,246 @@
 /*
- * Node-API: a descriptor on the event loop: a callback when it is readable. The thread that made it.
+ * Node-API: a descriptor on the event loop: a callback when it is readable. Everything runs on the thread that made the watch; the list
+ * of all watches is the only thing that threads share, and has a lock of its own, under which nothing is called.
+ *
+ *   watchStart ──▶ WATCHING ──▶ watchStop, or the environment ends ──▶ CLOSING (never called again) ──▶ on_closed: freed
  */
 #include "binding.h"
+#include "uv.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXTRA_ROUNDS 3 /* calls that one turn of the loop may make beyond the first, while the descriptor is readable again */
+
+typedef struct pf_watch {
+  napi_env env;
+  double id;
+  int fd;
+  napi_ref callback, resource;
+  napi_async_context context;
+  uv_handle_t *poll;
+  bool closed;
+  napi_async_cleanup_hook_handle hook;
+  struct pf_watch *next, **link; /* in `watches`, under `lock` */
+} watch_t;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static watch_t *watches;
+static double last_id;
+
+static void list_add(watch_t *watch) {
+  pthread_mutex_lock(&lock);
+  watch->id = ++last_id;
+  watch->next = watches;
+  watch->link = &watches;
+  if (watches != NULL) {
+    watches->link = &watch->next;
+  }
+  watches = watch;
+  pthread_mutex_unlock(&lock);
+}
+
+static void list_remove(watch_t *watch) {
+  pthread_mutex_lock(&lock);
+  *watch->link = watch->next;
+  if (watch->next != NULL) {
+    watch->next->link = watch->link;
+  }
+  pthread_mutex_unlock(&lock);
+}
+
+/* A watch of this thread that goes on, or NULL. Only its own thread ends it, so it stays valid. */
+static watch_t *own_watch(napi_env env, napi_value value) {
+  double id = 0;
+  napi_get_value_double(env, value, &id);
+  pthread_mutex_lock(&lock);
+  watch_t *watch = watches;
+  while (watch != NULL && (watch->id != id || watch->env != env)) {
+    watch = watch->next;
+  }
+  pthread_mutex_unlock(&lock);
+  return watch;
+}
+
+/* --- calling back ---------------------------------------------------------------------------------------------------------- */
+
+static bool is_readable(int fd) {
+  struct pollfd one = {.fd = fd, .events = POLLIN};
+  return poll(&one, 1, 0) == 1;
+}
+
+/* False: JavaScript cannot be called any more. An exception is an uncaught one, as in every callback of Node; the watch goes on. */
+static bool call_once(napi_env env, napi_value self, napi_value callback) {
+  napi_status status = napi_call_function(env, self, callback, 0, NULL, NULL);
+  if (status == napi_pending_exception) {
+    napi_value error = NULL;
+    napi_get_and_clear_last_exception(env, &error);
+    status = napi_fatal_exception(env, error);
+  }
+  return status == napi_ok;
+}
+
+/* A peer that runs on this CPU has its next message ready before the loop would have come round: so it is let run, and looked again. */
+static void call_while_readable(watch_t *watch) {
+  napi_env env = watch->env;
+  napi_handle_scope scope;
+  if (napi_open_handle_scope(env, &scope) != napi_ok) {
+    return;
+  }
+  napi_callback_scope callback_scope;
+  napi_value resource = NULL, callback = NULL, self = pf_undefined(env);
+  napi_get_reference_value(env, watch->resource, &resource);
+  napi_get_reference_value(env, watch->callback, &callback);
+  if (callback != NULL && napi_open_callback_scope(env, resource, watch->context, &callback_scope) == napi_ok) {
+    bool alive = call_once(env, self, callback);
+    for (int round = 0; round < EXTRA_ROUNDS && alive && !watch->closed; round++) {
+      sched_yield();
+      if (!is_readable(watch->fd)) {
+        break;
+      }
+      alive = call_once(env, self, callback);
+    }
+    napi_close_callback_scope(env, callback_scope);
+  }
+  napi_close_handle_scope(env, scope);
+}
+
+/* POLLERR and POLLHUP come here too: what is wrong is told by the read. For POLLERR libuv has stopped the handle. The handle is freed by
+ * the loop only after this has returned, so `watch` is valid to the end. */
+static void on_readable(uv_handle_t *handle, int status, int events) {
+  (void)events;
+  watch_t *watch = handle->data;
+  if (watch->closed) {
+    return;
+  }
+  call_while_readable(watch);
+  if (status < 0 && !watch->closed) {
+    uv_poll_start(handle, UV_READABLE_EVENT, on_readable);
+  }
+}
+
+/* --- the end --------------------------------------------------------------------------------------------------------------- */
+
+static void release(watch_t *watch) {
+  napi_handle_scope scope;
+  if (napi_open_handle_scope(watch->env, &scope) == napi_ok) {
+    if (watch->context != NULL) {
+      napi_async_destroy(watch->env, watch->context);
+    }
+    napi_delete_reference(watch->env, watch->callback);
+    napi_delete_reference(watch->env, watch->resource);
+    napi_close_handle_scope(watch->env, scope);
+  }
+  if (watch->hook != NULL) {
+    napi_remove_async_cleanup_hook(watch->hook); /* the environment may end now */
+  }
+  free(watch);
+}
+
+static void on_closed(uv_handle_t *handle) {
+  watch_t *watch = handle->data;
+  free(handle);
+  release(watch);
+}
+
+static void stop(watch_t *watch) {
+  if (!watch->closed) {
+    watch->closed = true;
+    list_remove(watch);
+    uv_close(watch->poll, on_closed); /* the descriptor leaves the loop's epoll at once */
+  }
+}
+
+static void on_environment_end(napi_async_cleanup_hook_handle hook, void *data) {
+  watch_t *watch = data;
+  watch->hook = hook;
+  stop(watch);
+}
+
+/* --- exports --------------------------------------------------------------------------------------------------------------- */
+
+static bool is_poll_type(int type) {
+  const char *name = uv_handle_type_name(type);
+  return name != NULL && strcmp(name, "poll") == 0;
+}
+
+/* The number of the type "poll": the enum is not part of libuv's ABI promise, its names are. */
+static int poll_type(void) {
+  for (int type = 1; type < 32 && !is_poll_type(UV_POLL_TYPE); type++) {
+    if (is_poll_type(type)) {
+      return type;
+    }
+  }
+  return UV_POLL_TYPE;
+}
+
+/* 0, or -errno as libuv gives it, with nothing left behind. */
+static int begin(watch_t *watch, uv_loop_t *loop) {
+  watch->poll = calloc(1, uv_handle_size(poll_type()));
+  if (watch->poll == NULL) {
+    return -ENOMEM;
+  }
+  int err = uv_poll_init(loop, watch->poll, watch->fd); /* -EEXIST: watched already. It makes the descriptor non-blocking */
+  if (err != 0) {
+    free(watch->poll);
+    return err;
+  }
+  watch->poll->data = watch;
+  return uv_poll_start(watch->poll, UV_READABLE_EVENT, on_readable); /* fails only for a handle that is closing */
+}
+
+static napi_value watch_start(napi_env env, napi_callback_info info) {
+  napi_value args[2], resource = NULL;
+  uv_loop_t *loop = NULL;
+  pf_args(env, info, 2, args);
+  watch_t *watch = calloc(1, sizeof *watch);
+  if (watch == NULL || !pf_is_function(env, args[1]) || napi_get_uv_event_loop(env, (struct uv_loop_s **)&loop) != napi_ok) {
+    free(watch);
+    return pf_from_number(env, watch == NULL ? -ENOMEM : -EINVAL);
+  }
+  watch->env = env;
+  watch->fd = (int)pf_integer(env, args[0]);
+  int err = begin(watch, loop);
+  if (err != 0) {
+    free(watch);
+    return pf_from_number(env, err);
+  }
+  napi_create_object(env, &resource);
+  napi_create_reference(env, resource, 1, &watch->resource);
+  napi_create_reference(env, args[1], 1, &watch->callback);
+  napi_async_init(env, resource, pf_from_text(env, "pagefault watch"), &watch->context);
+  napi_add_async_cleanup_hook(env, on_environment_end, watch, &watch->hook);
+  list_add(watch);
+  return pf_from_number(env, watch->id);
+}
+
+static napi_value watch_stop(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  pf_args(env, info, 1, args);
+  watch_t *watch = own_watch(env, args[0]);
+  if (watch != NULL) {
+    stop(watch);
+  }
+  return NULL;
+}
+
+static napi_value watch_ref(napi_env env, napi_callback_info info) {
+  napi_value args[2];
+  pf_args(env, info, 2, args);
+  watch_t *watch = own_watch(env, args[0]);
+  if (watch != NULL) {
+    (pf_boolean(env, args[1]) ? uv_ref : uv_unref)(watch->poll);
+  }
+  return NULL;
+}
 
 const pf_export_t pf_watch_exports[] = {
+    {"watchStart", watch_start},
+    {"watchStop", watch_stop},
+    {"watchRef", watch_ref},
     {NULL, NULL},
 };

@@ -1,2 +1,2 @@
 /** `pagefault/kernel`: userfaultfd(2) and what belongs beside it, typed and thin. */
-export {};
+export { Watch, type WatchOptions, watch } from './watch.js';
