@@ -159,6 +159,39 @@ static napi_value touch(napi_env env, napi_callback_info info) {
   return from_number(env, (double)floor_touch(base, order, count, floor_page_size()));
 }
 
+/* callsOpen(byteLength) */
+static napi_value calls_open(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  arguments(env, info, argv);
+  int error = floor_calls_open((size_t)number(env, argv[0]));
+  return error == 0 ? NULL : throw_errno(env, error);
+}
+
+static napi_value call(napi_env env, int (*function)(void)) {
+  int error = function();
+  return error == 0 ? NULL : throw_errno(env, error);
+}
+
+static napi_value calls_close(napi_env env, napi_callback_info info) {
+  (void)info;
+  return call(env, floor_calls_close);
+}
+
+static napi_value calls_drop(napi_env env, napi_callback_info info) {
+  (void)info;
+  return call(env, floor_calls_drop);
+}
+
+static napi_value calls_copy(napi_env env, napi_callback_info info) {
+  (void)info;
+  return call(env, floor_calls_copy);
+}
+
+static napi_value calls_wake(napi_env env, napi_callback_info info) {
+  (void)info;
+  return call(env, floor_calls_wake);
+}
+
 static napi_value thread_cpu_ns(napi_env env, napi_callback_info info) {
   (void)info;
   return from_number(env, (double)floor_thread_cpu_ns());
@@ -210,7 +243,9 @@ NAPI_MODULE_INIT() {
       {"threadClose", thread_close},   {"mmapOpen", mmap_open},           {"mmapClose", mmap_close},
       {"touch", touch},                {"threadCpuNs", thread_cpu_ns},    {"pageSize", page_size},
       {"cpus", cpus},                  {"pinThread", pin_thread},         {"pinProcess", pin_process},
-      {"unpinProcess", unpin_process}, {"drop", drop},
+      {"unpinProcess", unpin_process}, {"drop", drop},                    {"callsOpen", calls_open},
+      {"callsClose", calls_close},     {"callsDrop", calls_drop},         {"callsCopy", calls_copy},
+      {"callsWake", calls_wake},
   };
   floor_affinity_remember();
   for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {

@@ -1,5 +1,5 @@
-// Builds the floors in C into build/bench/floor.node with one call of the compiler, if it is missing or older than a source.
-// Run by the benchmark; `node bench/floor/build.mjs` does it by hand.
+// Builds the floors in C with one call of the compiler each, where missing or older than a source: all of them into the addon
+// build/bench/floor.node, except those that are programs of their own. Run by the benchmark; `node bench/floor/build.mjs` does it by hand.
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -7,29 +7,29 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const here = dirname(fileURLToPath(import.meta.url));
-export const target = join(here, '..', '..', 'build', 'bench', 'floor.node');
+const output = join(here, '..', '..', 'build', 'bench');
+export const target = join(output, 'floor.node');
+/** The floor of `pagefault paging`, a program. */
+export const pagingProgram = join(output, 'paging');
 
 /** @param {string} path */
 const changed = (path) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
 
-/** Builds if something has changed. Throws if the compiler fails. */
-export function build() {
-  const files = readdirSync(here).map((name) => join(here, name));
-  const newest = Math.max(...files.map(changed));
-  if (changed(target) > newest) return;
-
-  const include = createRequire(import.meta.url)('node-api-headers').include_dir;
+/**
+ * @param {string} made
+ * @param {readonly string[]} options of the compiler, the sources among them
+ */
+function compile(made, options) {
   const [command = 'cc', ...prefix] = (process.env.CC || 'cc').split(' ').filter(Boolean);
-  const temporary = `${target}.${process.pid}`;
-  mkdirSync(dirname(target), { recursive: true });
+  const temporary = `${made}.${process.pid}`;
+  mkdirSync(output, { recursive: true });
   const result = spawnSync(
     command,
     [
       ...prefix,
-      ...['-std=c11', '-O2', '-g', '-fPIC', '-shared', '-fvisibility=hidden', '-pthread'],
-      ...['-Wall', '-Wextra', '-Wshadow', '-Werror', '-DNAPI_VERSION=9', '-D_GNU_SOURCE', `-I${include}`],
-      ...files.filter((path) => path.endsWith('.c')),
-      ...['-Wl,-z,nodelete', '-o', temporary],
+      ...['-std=c11', '-O2', '-g', '-pthread', '-Wall', '-Wextra', '-Wshadow', '-Werror', '-D_GNU_SOURCE'],
+      ...options,
+      ...['-o', temporary],
     ],
     { stdio: ['ignore', 2, 2] },
   );
@@ -38,7 +38,23 @@ export function build() {
     rmSync(temporary, { force: true });
     throw new Error(`"${command}" failed to build the floors of the benchmark.`);
   }
-  renameSync(temporary, target);
+  renameSync(temporary, made);
+}
+
+/** Builds if something has changed. Throws if the compiler fails. */
+export function build() {
+  const files = readdirSync(here).map((name) => join(here, name));
+  const newest = Math.max(...files.map(changed));
+  const program = join(here, 'paging.c');
+  if (changed(pagingProgram) <= newest) compile(pagingProgram, [program]);
+  if (changed(target) <= newest) {
+    const sources = files.filter((path) => path.endsWith('.c') && path !== program);
+    const include = createRequire(import.meta.url)('node-api-headers').include_dir;
+    compile(target, [
+      ...['-fPIC', '-shared', '-fvisibility=hidden', '-DNAPI_VERSION=9', `-I${include}`, ...sources],
+      '-Wl,-z,nodelete',
+    ]);
+  }
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) build();

@@ -66,4 +66,14 @@ int floor_mprotect_close(void);
 int floor_thread_open(size_t len, void **base);
 int floor_thread_close(void);
 
+/* --- calls.c: one ioctl a page, for all pages of a registered region that nobody touches --- */
+
+int floor_calls_open(size_t len);
+int floor_calls_close(void);
+/* Every page is missing again. */
+int floor_calls_drop(void);
+/* Each page is filled from one source page. All of them must be missing. */
+int floor_calls_copy(void);
+int floor_calls_wake(void);
+
 #endif

@@ -1,6 +1,6 @@
 // The floors in plain C as JavaScript sees them: builds the addon when it is stale, loads it, and gives it types.
 import { createRequire } from 'node:module';
-import { build, target } from './build.mjs';
+import { build, pagingProgram, target } from './build.mjs';
 
 build();
 
@@ -20,6 +20,11 @@ build();
  * @property {(byteLength: number, fd: number) => ArrayBuffer} mmapOpen The kernel's own mmap.
  * @property {(buffer: ArrayBuffer) => void} mmapClose
  * @property {(buffer: ArrayBuffer, order: Uint32Array) => number} touch Sums a byte of each page in a C loop.
+ * @property {(byteLength: number) => void} callsOpen A registered region for single ioctls, one a page.
+ * @property {() => void} callsClose
+ * @property {() => void} callsDrop Drops every page of it.
+ * @property {() => void} callsCopy UFFDIO_COPY of each page, in a C loop.
+ * @property {() => void} callsWake UFFDIO_WAKE of each page, in a C loop.
  * @property {() => number} threadCpuNs CPU time of this thread.
  * @property {() => number} pageSize
  * @property {() => number[]} cpus The CPUs that the process had at first.
@@ -30,3 +35,5 @@ build();
 
 /** @type {Floor} */
 export const floor = createRequire(import.meta.url)(target);
+
+export { pagingProgram };

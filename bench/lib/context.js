@@ -9,6 +9,7 @@ import { PAGE, random } from './touch.js';
  * @property {typeof import('pagefault').map} map
  * @property {typeof import('pagefault').budget} budget
  * @property {typeof import('pagefault/stores')} stores
+ * @property {typeof import('pagefault/kernel')} kernel
  * @property {string} path a file of `pages` pages, in the page cache
  * @property {number} pages
  * @property {number} rounds

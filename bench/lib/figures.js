@@ -19,6 +19,11 @@ export const FIGURES = [
   'bookkeeping',
   'many-segments',
   'auto',
+  'paging-service-p50',
+  'paging-service-p999',
+  'paging-run',
+  'kernel-call-copy',
+  'kernel-call-wake',
 ];
 
 /**
