@@ -31,10 +31,10 @@ function run(who, file, args, pages) {
   const { status, signal, stdout, stderr, error } = spawnSync(file, args, { encoding: 'utf8', timeout: 60_000 });
   const wallMs = Number(process.hrtime.bigint() - begin) / 1e6;
   if (error) throw error;
-  const lines = stdout.trim().split('\n');
-  const failure = `${who} failed (${signal ?? `exit code ${status}`}): ${stderr.trim() || lines.at(-1)}`;
+  const said = (stderr.trim() || stdout.slice(0, 300)).replace(/\s+/g, ' ');
+  const failure = `${who} failed (${signal ?? `exit code ${status}`}): ${said}`;
   if (status !== 0) throw new Error(failure);
-  const { faults, elapsedMs, serviceNs } = JSON.parse(lines.at(-1) ?? '');
+  const { faults, elapsedMs, serviceNs } = JSON.parse(stdout.trim().split('\n').at(-1) ?? '');
   if (faults !== pages) throw new Error(`${who} served ${faults} faults, not ${pages}.`);
   return { wallMs, elapsedMs, p50: serviceNs.p50, p999: serviceNs.p999 };
 }
