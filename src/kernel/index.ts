@@ -1,2 +1,12 @@
 /** `pagefault/kernel`: userfaultfd(2) and what belongs beside it, typed and thin. */
+
+export { FlagSet } from './flags.js';
+export { hugePageSizes } from './huge-pages.js';
+export { Mapping, type MappingKind } from './mapping.js';
+export type { FileOptions } from './mapping-file.js';
+export type { AnonymousOptions, HeapOptions } from './mapping-make.js';
+export type { Advice, Protection } from './mapping-options.js';
+export type { PatchOptions, PatchSource } from './mapping-patch.js';
+export { Memfd, type MemfdOptions, type Seal } from './memfd.js';
+export { pageSize, type Range } from './range.js';
 export { Watch, type WatchOptions, watch } from './watch.js';
