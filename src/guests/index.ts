@@ -1,2 +1,9 @@
 /** `pagefault/guests`: pages for other processes. */
-export {};
+
+export {
+  isPaged,
+  type PagedMemory,
+  type PagedMemoryKind,
+  type PagedMemoryOptions,
+  pagedMemory,
+} from './paged-memory.js';
