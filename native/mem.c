@@ -262,8 +262,8 @@ int pf_mem_wiped_on_fork(_Atomic uint32_t **word) {
   return 0;
 }
 
-extern _Atomic int pf__uffd; /* uffd.c */
+extern _Atomic int pf__own_uffd; /* own_uffd.c */
 
 unsigned pf_os_descriptors(void) {
-  return (atomic_load(&self_pidfd) >= 0 ? 1U : 0U) + (atomic_load(&pf__uffd) >= 0 ? 1U : 0U);
+  return (atomic_load(&self_pidfd) >= 0 ? 1U : 0U) + (atomic_load(&pf__own_uffd) >= 0 ? 1U : 0U);
 }

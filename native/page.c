@@ -205,7 +205,7 @@ static pf_why_t open_pages(pf_region_t *region, uint64_t page, uint32_t count, c
     }
   } else {
     size_t done;
-    err = from == NULL ? pf_uffd_zero(addr, len, &done) : pf_uffd_copy(addr, from, len, &done);
+    err = from == NULL ? pf_own_uffd_zero(addr, len, &done) : pf_own_uffd_copy(addr, from, len, &done);
     if (err != 0) {
       pf_mem_drop(addr, len); /* whatever was opened: these pages are still ours to load */
     }

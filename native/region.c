@@ -232,7 +232,7 @@ static int map_memory(pf_region_t *region, uint8_t *into, const char **step) {
   }
   if (err == 0 && !twice) {
     *step = "ioctl(UFFDIO_REGISTER)";
-    err = pf_uffd_register(region->base, region->length);
+    err = pf_own_uffd_register(region->base, region->length);
     if (err != 0 && !region->foreign) {
       pf_mem_unmap_region(region->base, region->length);
     }
@@ -352,7 +352,7 @@ int pf_region_create(pf_region_options_t *options, pf_region_t **out, const char
   int err = pf_signal_start();
   if (err == 0 && options->backend == PF_BACKEND_SIGNAL) {
     *step = "userfaultfd";
-    err = pf_uffd_start();
+    err = pf_own_uffd_start();
   }
   if (err != 0) {
     return err;

@@ -1,50 +1,54 @@
 /*
- * userfaultfd(2): probe, open, register, copy, zero. One descriptor a process, opened once and kept: closing it would
- * let every missing page read as zeroes. The ioctls may be called from any thread, in a signal handler too.
+ * userfaultfd(2), call by call, on any descriptor: nothing is remembered here. Any thread, in a signal handler too (but the probe). Errors of
+ * a call that works through a range come in two shapes: partial progress is EAGAIN with a count above 0, and is told as that count; no
+ * progress is -errno. The kernel writes -errno into the count from 6.15 on and left it alone in some paths before, so it is preset to 0.
  */
 #include "os.h"
 #include "uapi.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdatomic.h>
+#include <sched.h>
+#include <time.h>
 #include <unistd.h>
 
-_Atomic int pf__uffd = -1;
+/* --- opening ------------------------------------------------------------------------------------------------------------- */
 
-/* A descriptor after the handshake, or -errno. `granted` may be NULL. */
-static int open_uffd(int flags, uint64_t features, uint64_t *granted) {
-  int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | flags);
-  if (fd < 0) {
-    return -errno;
-  }
-  struct pf_uffdio_api api = {.api = PF_UFFD_API, .features = features};
-  if (ioctl(fd, PF_UFFDIO_API, &api) != 0) {
-    int err = -errno;
-    close(fd);
-    return err;
-  }
-  if (granted != NULL) {
-    *granted = api.features;
-  }
-  return fd;
+int pf_uffd_open(int flags, int device) {
+  int fd = device < 0 ? (int)syscall(SYS_userfaultfd, flags) : ioctl(device, PF_USERFAULTFD_IOC_NEW, (unsigned long)flags);
+  return fd < 0 ? -errno : fd;
 }
 
-static int close_if_open(int fd) {
-  if (fd < 0) {
-    return -fd;
+int pf_uffd_handshake(int fd, uint64_t features, uint64_t *offered, uint64_t *ioctls) {
+  struct pf_uffdio_api api = {.api = PF_UFFD_API, .features = features};
+  if (ioctl(fd, PF_UFFDIO_API, &api) != 0) {
+    return -errno;
   }
-  close(fd);
+  *offered = api.features;
+  *ioctls = api.ioctls;
   return 0;
 }
 
-void pf_uffd_probe(pf_uffd_probe_t *out) {
-  *out = (pf_uffd_probe_t){0};
-  out->user_mode_errno = close_if_open(open_uffd(PF_UFFD_USER_MODE_ONLY, 0, &out->features));
-  if (out->user_mode_errno == 0) { /* with the feature that we need */
-    out->user_mode_errno = close_if_open(open_uffd(PF_UFFD_USER_MODE_ONLY, PF_UFFD_FEATURE_SIGBUS, NULL));
+/* 0 when a descriptor can be had, else the errno. */
+static int try_open(int flags, uint64_t features, uint64_t *offered) {
+  uint64_t ioctls;
+  int fd = pf_uffd_open(O_CLOEXEC | O_NONBLOCK | flags, -1);
+  if (fd < 0) {
+    return -fd;
   }
-  out->kernel_mode_errno = close_if_open(open_uffd(0, 0, NULL));
+  int err = pf_uffd_handshake(fd, features, offered, &ioctls);
+  close(fd);
+  return -err;
+}
+
+void pf_uffd_probe(pf_uffd_probe_t *out) {
+  uint64_t unused;
+  *out = (pf_uffd_probe_t){0};
+  out->user_mode_errno = try_open(PF_UFFD_USER_MODE_ONLY, 0, &out->features);
+  if (out->user_mode_errno == 0) { /* with the feature that the engine needs */
+    out->user_mode_errno = try_open(PF_UFFD_USER_MODE_ONLY, PF_UFFD_FEATURE_SIGBUS, &unused);
+  }
+  out->kernel_mode_errno = try_open(0, 0, &unused);
   int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
   out->device_errno = device >= 0 ? 0 : errno;
   if (device >= 0) {
@@ -52,78 +56,138 @@ void pf_uffd_probe(pf_uffd_probe_t *out) {
   }
 }
 
-int pf_uffd_start(void) {
-  if (atomic_load(&pf__uffd) >= 0) {
-    return 0;
+/* --- ranges ---------------------------------------------------------------------------------------------------------------- */
+
+int pf_uffd_register(int fd, uint64_t addr, uint64_t len, uint64_t mode, uint64_t *ioctls) {
+  struct pf_uffdio_register range = {.range = {.start = addr, .len = len}, .mode = mode};
+  if (ioctl(fd, PF_UFFDIO_REGISTER, &range) != 0) {
+    return -errno;
   }
-  int fd = open_uffd(PF_UFFD_USER_MODE_ONLY, PF_UFFD_FEATURE_SIGBUS, NULL);
-  if (fd == -EINVAL) {
-    fd = open_uffd(0, PF_UFFD_FEATURE_SIGBUS, NULL); /* before 5.11 there was no such flag, and no need for it */
-  }
-  if (fd < 0) {
-    return fd;
-  }
-  int expected = -1;
-  if (!atomic_compare_exchange_strong(&pf__uffd, &expected, fd)) {
-    close(fd);
-  }
+  *ioctls = range.ioctls;
   return 0;
 }
 
-int pf_uffd_register(void *addr, size_t len) {
-  struct pf_uffdio_register range = {
-      .range = {.start = (uintptr_t)addr, .len = len},
-      .mode = PF_UFFDIO_REGISTER_MODE_MISSING,
-  };
-  return ioctl(atomic_load(&pf__uffd), PF_UFFDIO_REGISTER, &range) == 0 ? 0 : -errno;
+int pf_uffd_unregister(int fd, uint64_t addr, uint64_t len) {
+  struct pf_uffdio_range range = {.start = addr, .len = len};
+  return ioctl(fd, PF_UFFDIO_UNREGISTER, &range) == 0 ? 0 : -errno;
 }
 
-/* What a COPY or ZEROPAGE did. The kernel writes -errno into `moved` from 6.15 on and leaves it alone before, so that
- * it was preset to 0; a partial run is EAGAIN with moved > 0. */
-static int outcome(int failed, int err, int64_t moved, size_t len, size_t *done) {
-  if (!failed) {
-    *done += len;
-    return 0;
-  }
-  if (moved > 0) {
-    *done += (size_t)moved;
-    return -EAGAIN;
-  }
-  return -err;
+int pf_uffd_wake(int fd, uint64_t addr, uint64_t len) {
+  struct pf_uffdio_range range = {.start = addr, .len = len};
+  return ioctl(fd, PF_UFFDIO_WAKE, &range) == 0 ? 0 : -errno;
 }
 
-int pf_uffd_copy(void *addr, const void *src, size_t len, size_t *done) {
-  int fd = atomic_load_explicit(&pf__uffd, memory_order_relaxed);
-  *done = 0;
-  for (;;) {
-    struct pf_uffdio_copy copy = {
-        .dst = (uintptr_t)addr + *done,
-        .src = (uintptr_t)src + *done,
-        .len = len - *done,
-        .mode = PF_UFFDIO_COPY_MODE_DONTWAKE, /* nobody waits in the kernel: faults are signals */
-    };
-    size_t before = *done;
-    int failed = ioctl(fd, PF_UFFDIO_COPY, &copy) != 0;
-    int result = outcome(failed, failed ? errno : 0, copy.copy, len - before, done);
-    if (result != -EAGAIN || *done == before) {
-      return result;
+int pf_uffd_write_protect(int fd, uint64_t addr, uint64_t len, uint64_t mode) {
+  struct pf_uffdio_writeprotect range = {.range = {.start = addr, .len = len}, .mode = mode};
+  return ioctl(fd, PF_UFFDIO_WRITEPROTECT, &range) == 0 ? 0 : -errno;
+}
+
+/* --- pages ----------------------------------------------------------------------------------------------------------------- */
+
+static int64_t outcome(int result, int64_t moved, uint64_t len) {
+  if (result == 0) {
+    return (int64_t)len;
+  }
+  return moved > 0 ? moved : -errno;
+}
+
+int64_t pf_uffd_copy(int fd, uint64_t to, uint64_t from, uint64_t len, uint64_t mode) {
+  struct pf_uffdio_copy copy = {.dst = to, .src = from, .len = len, .mode = mode};
+  int result = ioctl(fd, PF_UFFDIO_COPY, &copy);
+  return outcome(result, copy.copy, len);
+}
+
+int64_t pf_uffd_zeropage(int fd, uint64_t addr, uint64_t len, uint64_t mode) {
+  struct pf_uffdio_zeropage zero = {.range = {.start = addr, .len = len}, .mode = mode};
+  int result = ioctl(fd, PF_UFFDIO_ZEROPAGE, &zero);
+  return outcome(result, zero.zeropage, len);
+}
+
+int64_t pf_uffd_continue(int fd, uint64_t addr, uint64_t len, uint64_t mode) {
+  struct pf_uffdio_continue map = {.range = {.start = addr, .len = len}, .mode = mode};
+  int result = ioctl(fd, PF_UFFDIO_CONTINUE, &map);
+  return outcome(result, map.mapped, len);
+}
+
+int64_t pf_uffd_poison(int fd, uint64_t addr, uint64_t len, uint64_t mode) {
+  struct pf_uffdio_poison poison = {.range = {.start = addr, .len = len}, .mode = mode};
+  int result = ioctl(fd, PF_UFFDIO_POISON, &poison);
+  return outcome(result, poison.updated, len);
+}
+
+int64_t pf_uffd_move(int fd, uint64_t to, uint64_t from, uint64_t len, uint64_t mode) {
+  struct pf_uffdio_move move = {.dst = to, .src = from, .len = len, .mode = mode};
+  int result = ioctl(fd, PF_UFFDIO_MOVE, &move);
+  return outcome(result, move.move, len);
+}
+
+/* --- the whole loop -------------------------------------------------------------------------------------------------------- */
+
+/* How long to yield while the kernel says EAGAIN without progress: an event is about to be read, or another thread changes the mapping. */
+#define PATIENCE_NS 1000000
+
+static uint64_t monotonic_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static int64_t attempt(const pf_uffd_job_t *job, uint64_t at) {
+  uint64_t to = job->to + at, len = job->len - at;
+  switch (job->what) {
+  case PF_UFFD_ZERO:
+    return pf_uffd_zeropage(job->fd, to, len, job->mode);
+  case PF_UFFD_CONTINUE:
+    return pf_uffd_continue(job->fd, to, len, job->mode);
+  default:
+    return pf_uffd_copy(job->fd, to, job->from + at, len, job->mode);
+  }
+}
+
+/* Whoever waits on pages that were there already: nothing else would wake them. */
+static void wake_present(const pf_uffd_job_t *job, uint64_t from, uint64_t end) {
+  if (from < end && (job->mode & PF_UFFDIO_COPY_MODE_DONTWAKE) == 0) {
+    pf_uffd_wake(job->fd, job->to + from, end - from);
+  }
+}
+
+int pf_uffd_resolve(const pf_uffd_job_t *job, pf_uffd_done_t *out) {
+  uint64_t at = 0, present_from = 0, deadline = 0;
+  int err = 0;
+  *out = (pf_uffd_done_t){0};
+  while (at < job->len && err == 0) {
+    int64_t moved = attempt(job, at);
+    if (moved == -EEXIST) {
+      uint64_t step = job->page_size < job->len - at ? job->page_size : job->len - at;
+      out->present += step;
+      at += step;
+      deadline = 0;
+    } else if (moved > 0) {
+      wake_present(job, present_from, at);
+      out->copied += (uint64_t)moved;
+      at += (uint64_t)moved;
+      present_from = at;
+      deadline = 0;
+    } else if (moved == -EAGAIN) {
+      uint64_t now = monotonic_ns();
+      deadline = deadline == 0 ? now + PATIENCE_NS : deadline;
+      err = now < deadline ? 0 : -EAGAIN;
+      sched_yield();
+    } else {
+      err = moved == 0 ? -EIO : (int)moved;
     }
   }
+  wake_present(job, present_from, at);
+  out->dealt = at;
+  return err;
 }
 
-int pf_uffd_zero(void *addr, size_t len, size_t *done) {
-  int fd = atomic_load_explicit(&pf__uffd, memory_order_relaxed);
-  *done = 0;
-  for (;;) {
-    struct pf_uffdio_zeropage zero = {
-        .range = {.start = (uintptr_t)addr + *done, .len = len - *done},
-        .mode = PF_UFFDIO_COPY_MODE_DONTWAKE,
-    };
-    size_t before = *done;
-    int failed = ioctl(fd, PF_UFFDIO_ZEROPAGE, &zero) != 0;
-    int result = outcome(failed, failed ? errno : 0, zero.zeropage, len - before, done);
-    if (result != -EAGAIN || *done == before) {
-      return result;
-    }
-  }
+/* --- messages -------------------------------------------------------------------------------------------------------------- */
+
+int64_t pf_uffd_read(int fd, void *into, size_t len) {
+  ssize_t got;
+  do {
+    got = read(fd, into, len);
+  } while (got < 0 && errno == EINTR);
+  return got < 0 ? -errno : got;
 }

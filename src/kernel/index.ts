@@ -8,8 +8,9 @@ export type { AnonymousOptions, HeapOptions } from './mapping-make.js';
 export type { Advice, Protection } from './mapping-options.js';
 export type { PatchOptions, PatchSource } from './mapping-patch.js';
 export { Memfd, type MemfdOptions, type Seal } from './memfd.js';
+export type { UffdFeature, UffdIoctl, UffdMode } from './names.js';
 export { PageScanError } from './page-scan-error.js';
-export { pageSize, type Range } from './range.js';
+export { pageSize, pageSize, type Range, type Range } from './range.js';
 export {
   type PageCategory,
   type PageSpan,
@@ -18,4 +19,17 @@ export {
   scanPages,
   scanWritten,
 } from './scan-pages.js';
+export { type MoveOptions, Uffd, type WakeOption, type WriteProtectOption } from './uffd.js';
+export type { AdoptOptions } from './uffd-adopt.js';
+export type {
+  ForkEvent,
+  PagefaultEvent,
+  RemapEvent,
+  RemoveEvent,
+  UffdEvent,
+  UnknownEvent,
+  UnmapEvent,
+} from './uffd-events.js';
+export type { UffdOptions, UffdOrigin } from './uffd-open.js';
+export type { Resolution, ResolveOptions } from './uffd-resolve.js';
 export { Watch, type WatchOptions, watch } from './watch.js';

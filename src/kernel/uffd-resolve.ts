@@ -1,0 +1,105 @@
+/** Answering a fault whatever stands in the way: pages that are there, partial progress, unread events, a process that is gone. Any thread. */
+
+import { constants } from 'node:os';
+import { outOfRange, shown, wrongType } from '../errors/argument.js';
+import type { NativeUffd } from '../native/kernel/uffd.js';
+import { checkKeys } from '../options/keys.js';
+import { checkRange, pageSize, type Range } from './range.js';
+import { checkTransfer, pagesFailure } from './uffd-failures.js';
+
+export interface ResolveOptions {
+  /** Bytes, for `'zero'` and `'continue'`: whole pages. @default one page */
+  byteLength?: number;
+  /** The pages arrive write-protected: `copy` (5.7) and `'continue'` (6.4). @default false */
+  writeProtect?: boolean;
+  /** Whoever waits on the pages goes on. @default true */
+  wake?: boolean;
+  /** Bytes that are passed over where a page is there already: of hugetlb memory the size of its pages. @default the system's page size */
+  pageSize?: number;
+}
+
+/**
+ * How far `resolve` came.
+ * - `done`: all of the range is there. Pages that were there already were left as they are, and their waiters woken.
+ * - `again`: an event must be read first; then call again with the rest.
+ * - `unmapped`: the memory from there on is not registered (any more).
+ * - `gone`: the process whose memory it is has ended.
+ */
+export interface Resolution {
+  status: 'done' | 'again' | 'unmapped' | 'gone';
+  /** Bytes dealt with, from the start of the range. */
+  byteLength: number;
+  /** Of these, bytes that this call put there. */
+  copied: number;
+  /** Of these, bytes that were there already. */
+  present: number;
+}
+
+const { EAGAIN, EINVAL, ENOENT, ESRCH, ENOSPC } = constants.errno;
+const COPY = 0;
+const ZERO = 1;
+const CONTINUE = 2;
+const DONT_WAKE = 1;
+const WRITE_PROTECT = 2;
+const CALLS = ['copy', 'zeropage', 'continue'] as const;
+const KEYS = ['byteLength', 'writeProtect', 'wake', 'pageSize'];
+
+/** dealt with, copied, present: written by each call, read at once. One a thread. */
+const out = new Float64Array(3);
+
+function statusOf(errno: number): Resolution['status'] | undefined {
+  if (errno === 0) return 'done';
+  if (errno === EAGAIN) return 'again';
+  if (errno === ENOENT) return 'unmapped';
+  return errno === ESRCH || errno === ENOSPC ? 'gone' : undefined;
+}
+
+/** Throws if an argument is the reason for a refusal. Runs only after one. */
+function check(to: bigint, source: unknown, options: ResolveOptions, byteLength: unknown, step: number): void {
+  if (!Number.isSafeInteger(step) || step <= 0 || step % pageSize() !== 0) {
+    throw outOfRange(`resolve: option 'pageSize' must be a multiple of ${pageSize()}, not ${shown(step)}`);
+  }
+  if (source !== 'zero' && source !== 'continue') {
+    checkTransfer('resolve', to, source);
+  } else if (source === 'zero' && options.writeProtect === true) {
+    throw wrongType("resolve: 'zero' cannot arrive write-protected; call writeProtect afterwards");
+  }
+  checkRange('resolve', { address: to, byteLength });
+}
+
+function checkOptions(source: unknown, options: ResolveOptions): void {
+  for (const key in options) if (!KEYS.includes(key)) checkKeys('resolve', options, KEYS);
+  if (options.byteLength !== undefined && typeof source !== 'string') {
+    throw wrongType("resolve: the option 'byteLength' is for 'zero' and 'continue'; a source has its own");
+  }
+}
+
+/** The loop behind `Uffd.resolve`. */
+export function resolve(
+  core: NativeUffd,
+  fd: number,
+  to: bigint,
+  source: Uint8Array | Range | 'zero' | 'continue',
+  options: ResolveOptions | undefined,
+): Resolution {
+  let mode = 0;
+  let byteLength = typeof source === 'string' ? pageSize() : source?.byteLength;
+  let step = pageSize();
+  if (options !== undefined) {
+    checkOptions(source, options);
+    mode = (options.wake === false ? DONT_WAKE : 0) | (options.writeProtect === true ? WRITE_PROTECT : 0);
+    byteLength = options.byteLength ?? byteLength;
+    step = options.pageSize ?? step;
+  }
+  const what = source === 'zero' ? ZERO : source === 'continue' ? CONTINUE : COPY;
+  const from = typeof source === 'string' ? 0n : source instanceof Uint8Array ? source : source?.address;
+  const errno =
+    what === COPY && typeof source === 'string'
+      ? EINVAL
+      : -core.uffdResolve(fd, what, to, from, byteLength, step, mode, out);
+  const status = statusOf(errno);
+  const [dealt = 0, copied = 0, present = 0] = out;
+  if (status !== undefined) return { status, byteLength: dealt, copied, present };
+  check(to, source, options ?? {}, byteLength, step);
+  throw pagesFailure(CALLS[what] ?? 'resolve', to, dealt, byteLength, errno);
+}

@@ -1,0 +1,418 @@
+/**
+ * A userfaultfd(2): who touches registered memory that is not there waits until somebody puts it there. Any thread; an object belongs to the
+ * thread that made it, its descriptor to the process. The calls check their arguments only after the kernel (or the core, before the kernel) has
+ * refused them: a call that works costs little more than its system call.
+ */
+
+import { closeSync } from 'node:fs';
+import { constants } from 'node:os';
+import { shown, wrongType } from '../errors/argument.js';
+import { UnsupportedError } from '../errors/unsupported-error.js';
+import type { NativeUffd } from '../native/kernel/uffd.js';
+import { native } from '../native/load.js';
+import { checkKeys } from '../options/keys.js';
+import { closedError, systemError } from './descriptor.js';
+import { FlagSet } from './flags.js';
+import {
+  FEATURES,
+  IOCTLS,
+  MODES,
+  namesOf,
+  THREAD_ID,
+  toBits,
+  type UffdFeature,
+  type UffdIoctl,
+  type UffdMode,
+} from './names.js';
+import type { Range } from './range.js';
+import { type AdoptOptions, adoptUffd } from './uffd-adopt.js';
+import { checkBuffer, MESSAGE_BYTES, readFailure, toEvents, type UffdEvent } from './uffd-events.js';
+import { checkTransfer, pagesFailure, rangeFailure, type UffdCall } from './uffd-failures.js';
+import { type OpenedUffd, openUffd, type UffdOptions, type UffdOrigin } from './uffd-open.js';
+import { type Resolution, type ResolveOptions, resolve } from './uffd-resolve.js';
+import { Watch, type WatchOptions } from './watch.js';
+
+export interface WakeOption {
+  /** Whoever waits on the pages goes on. @default true */
+  wake?: boolean;
+}
+
+export interface WriteProtectOption {
+  /** The pages arrive write-protected: the next write is a fault (or, with `wp-async`, recorded). @default false */
+  writeProtect?: boolean;
+}
+
+export interface MoveOptions extends WakeOption {
+  /** Pages that the source does not have are passed over instead of refused. @default false */
+  allowHoles?: boolean;
+}
+
+/** Every option of the calls that has a bit. */
+interface ModeOptions {
+  wake?: boolean;
+  writeProtect?: boolean;
+  allowHoles?: boolean;
+}
+
+const DONT_WAKE = 1;
+const COPY_WRITE_PROTECT = 2;
+const ALLOW_HOLES = 2;
+const PROTECT = 1;
+const PROTECT_DONT_WAKE = 2;
+const DEFAULT_MESSAGES = 64;
+const { EAGAIN, EINVAL } = constants.errno;
+
+const WAKE = ['wake'];
+const WAKE_AND_PROTECT = ['wake', 'writeProtect'];
+const WAKE_AND_HOLES = ['wake', 'allowHoles'];
+
+/** The mode bits of a call. A key that is not known is refused; enumerating the keys is cheap, and the rest happens only then. */
+function modeOf(call: UffdCall, options: ModeOptions, known: readonly string[]): number {
+  for (const key in options) if (!known.includes(key)) checkKeys(call, options, known);
+  if (typeof options !== 'object' || options === null) checkKeys(call, options, known);
+  const { wake = true, writeProtect = false, allowHoles = false } = options;
+  for (const value of [wake, writeProtect, allowHoles]) {
+    if (typeof value !== 'boolean') throw wrongType(`${call}: an option must be true or false, not ${shown(value)}`);
+  }
+  return (wake ? 0 : DONT_WAKE) | (writeProtect ? COPY_WRITE_PROTECT : 0) | (allowHoles ? ALLOW_HOLES : 0);
+}
+
+/** ioctls of a range, of which `register` tells. */
+const told = new BigUint64Array(1);
+
+/**
+ * A userfaultfd: registers memory of this process (or, received from another one, of that), reports who touches what is not there, and puts it
+ * there. Linux 4.11; needs no privilege with `userModeOnly`.
+ *
+ * Nothing is closed by the garbage collector. Closing it, and `unregister`, let whoever waits go on, on a page of zeroes, so unmap or protect the
+ * memory first. A thread that waits cannot serve itself: serve from another thread than the one that touches.
+ *
+ * @example
+ * const uffd = Uffd.open();
+ * uffd.register(mapping, 'missing');
+ * uffd.onReadable(() => {
+ *   for (const event of uffd.readEvents()) {
+ *     if (event.type === 'pagefault') uffd.resolve(event.address, bytesOf(event.address));
+ *   }
+ * });
+ */
+export class Uffd implements Disposable {
+  /** The features in effect: those that were asked for and that the kernel has. */
+  readonly features: FlagSet<UffdFeature>;
+  /** All features of the kernel, as the handshake told; undefined for an adopted descriptor. */
+  readonly availableFeatures: FlagSet<UffdFeature> | undefined;
+  /** What can be done with the descriptor itself. What can be done with a range, `register` tells. */
+  readonly ioctls: FlagSet<UffdIoctl>;
+  /** Only faults in user code are reported; undefined: an adopted descriptor does not tell. */
+  readonly userModeOnly: boolean | undefined;
+  readonly openedBy: UffdOrigin;
+  readonly nonBlocking: boolean;
+  readonly #core: NativeUffd;
+  readonly #neededIoctls: bigint;
+  readonly #threads: boolean;
+  /** -1: closed. The kernel refuses that by itself, so that no call need look. */
+  #fd: number;
+  #watch: Watch | undefined;
+  #view: DataView | undefined;
+  #buffer: Uint8Array | undefined;
+
+  /** Made by {@link Uffd.open} and {@link Uffd.fromFd}. */
+  private constructor(opened: OpenedUffd) {
+    this.#core = native();
+    this.#fd = opened.fd;
+    this.features = new FlagSet(opened.features, FEATURES);
+    this.availableFeatures = opened.offered === undefined ? undefined : new FlagSet(opened.offered, FEATURES);
+    this.ioctls = new FlagSet(opened.ioctls, IOCTLS);
+    this.userModeOnly = opened.userModeOnly;
+    this.openedBy = opened.openedBy;
+    this.nonBlocking = opened.nonBlocking;
+    this.#neededIoctls = opened.neededIoctls;
+    this.#threads = (opened.features & THREAD_ID) !== 0n;
+  }
+
+  /**
+   * A new userfaultfd, with its handshake made. On failure no descriptor is left.
+   * @throws {PermissionError} the process may not; the sentence names what would allow it
+   * @throws {UnsupportedError} features, ioctls or the call are missing: `missing` has their names
+   * @throws {DescriptorError} `device` is no descriptor of /dev/userfaultfd
+   */
+  static open(options: UffdOptions = {}): Uffd {
+    return new Uffd(openUffd(options));
+  }
+
+  /**
+   * Takes over a userfaultfd; from here on it is closed by this object. On failure it stays the caller's. One that another process made works on
+   * the memory of that process.
+   * @throws {DescriptorError} no userfaultfd
+   * @throws {SystemError} EINVAL: `handshake` was asked for, and has been made
+   */
+  static fromFd(fd: number, options: AdoptOptions = {}): Uffd {
+    return new Uffd(adoptUffd(fd, options));
+  }
+
+  /** The descriptor, which stays this object's. Throws when closed. */
+  get fd(): number {
+    return this.#open();
+  }
+
+  get closed(): boolean {
+    return this.#fd < 0;
+  }
+
+  /**
+   * Faults of these kinds in the range are reported from now on; again, with more kinds, adds them. Tells what can be done with the range.
+   * @throws {SystemError} EBUSY: another userfaultfd has part of it. EINVAL: not mapped, or not for this mode. ENOMEM: too many mappings
+   * @throws {UnsupportedError} the range lacks one of the option `ioctls`; it is then not registered
+   */
+  register(range: Range, modes: UffdMode | readonly UffdMode[]): FlagSet<UffdIoctl> {
+    const mode = Number(toBits('register: the modes', modes, MODES));
+    const result = this.#core.uffdRegister(this.#fd, range?.address, range?.byteLength, mode, told);
+    if (result < 0) {
+      this.#open();
+      if (mode === 0) throw wrongType('register: at least one mode must be given');
+      throw rangeFailure('register', range, -result);
+    }
+    const ioctls = new FlagSet(told[0] ?? 0n, IOCTLS);
+    const missing = new FlagSet(this.#neededIoctls & ~(ioctls.bits | this.ioctls.bits), IOCTLS);
+    if (missing.bits === 0n) return ioctls;
+    this.#core.uffdUnregister(this.#fd, range.address, range.byteLength);
+    throw new UnsupportedError(
+      `register: the range lacks the ioctls ${missing}`,
+      undefined,
+      namesOf(missing.bits, IOCTLS),
+    );
+  }
+
+  /** Faults in the range are the kernel's again. Whoever waits in it goes on, on a page of zeroes. */
+  unregister(range: Range): void {
+    const result = this.#core.uffdUnregister(this.#fd, range?.address, range?.byteLength);
+    if (result < 0) this.#refuse('unregister', range, result);
+  }
+
+  /**
+   * Puts bytes into pages that are not there, each at once whole. Returns their number, which is that of the source; goes on after
+   * partial progress. For a fault's answer `resolve` is right in more cases.
+   * @throws {UffdError} PARTIALLY_COPIED with `copied`, COPY_FAILED; `errno`: EEXIST a page is there, EAGAIN an event is unread, ENOENT not registered, ESRCH gone
+   */
+  copy(to: bigint, source: Uint8Array | Range, options?: WakeOption & WriteProtectOption): number {
+    const mode = options === undefined ? 0 : modeOf('copy', options, WAKE_AND_PROTECT);
+    const byteLength = source?.byteLength;
+    const from = source instanceof Uint8Array ? source : source?.address;
+    const result = this.#core.uffdCopy(this.#fd, to, from, byteLength, mode);
+    if (result === byteLength) return result;
+    if (result < 0) this.#refuseTransfer('copy', to, source);
+    return this.#goOn('copy', to, byteLength, result, (done, rest) => {
+      const next = from instanceof Uint8Array ? from.subarray(done) : from + BigInt(done);
+      return this.#core.uffdCopy(this.#fd, to + BigInt(done), next, rest, mode);
+    });
+  }
+
+  /**
+   * Puts zeroes into pages that are not there. Private memory and shared memory; not hugetlb.
+   * @throws {UffdError} PARTIALLY_COPIED, ZEROPAGE_FAILED
+   */
+  zeropage(range: Range, options?: WakeOption): number {
+    const mode = options === undefined ? 0 : modeOf('zeropage', options, WAKE);
+    const result = this.#core.uffdZeropage(this.#fd, range?.address, range?.byteLength, mode);
+    return result === range?.byteLength ? result : this.#goOnInPlace('zeropage', range, result, mode);
+  }
+
+  /**
+   * Maps pages that the file (shared memory) has and the page table has not: the answer to a minor fault. Linux 5.13.
+   * @throws {UffdError} PARTIALLY_COPIED, COPY_FAILED (EFAULT: the file has no page there)
+   */
+  continue(range: Range, options?: WakeOption & WriteProtectOption): number {
+    const mode = options === undefined ? 0 : modeOf('continue', options, WAKE_AND_PROTECT);
+    const result = this.#core.uffdContinue(this.#fd, range?.address, range?.byteLength, mode);
+    return result === range?.byteLength ? result : this.#goOnInPlace('continue', range, result, mode);
+  }
+
+  /**
+   * Whoever touches these pages gets SIGBUS, as for broken hardware. Undone by `copy` over them. Linux 6.6.
+   * @throws {UffdError} PARTIALLY_COPIED, COPY_FAILED (EEXIST: a page is there)
+   */
+  poison(range: Range, options?: WakeOption): number {
+    const mode = options === undefined ? 0 : modeOf('poison', options, WAKE);
+    const result = this.#core.uffdPoison(this.#fd, range?.address, range?.byteLength, mode);
+    return result === range?.byteLength ? result : this.#goOnInPlace('poison', range, result, mode);
+  }
+
+  /**
+   * Moves pages within this process without copying them: the source is missing then. Private anonymous memory only; write protection is lost.
+   * Linux 6.8. After an error ask `scanPages` what is where: 6.18 was seen to move pages and still say EEXIST.
+   * @throws {UffdError} PARTIALLY_COPIED, COPY_FAILED
+   */
+  move(to: bigint, from: Range, options?: MoveOptions): number {
+    const mode = options === undefined ? 0 : modeOf('move', options, WAKE_AND_HOLES);
+    const result = this.#core.uffdMove(this.#fd, to, from?.address, from?.byteLength, mode);
+    if (result === from?.byteLength) return result;
+    if (result < 0) this.#refuseTransfer('move', to, from);
+    return this.#goOn('move', to, from.byteLength, result, (done, rest) =>
+      this.#core.uffdMove(this.#fd, to + BigInt(done), from.address + BigInt(done), rest, mode),
+    );
+  }
+
+  /** Whoever waits in the range looks again; where nothing has changed, the fault is reported anew. */
+  wake(range: Range): void {
+    const result = this.#core.uffdWake(this.#fd, range?.address, range?.byteLength);
+    if (result < 0) this.#refuse('wake', range, result);
+  }
+
+  /** The next write to each page that is there is a fault; to absent ones too with the feature `wp-unpopulated`. Mode `write-protect`, 5.7. */
+  writeProtect(range: Range, options?: Record<string, never>): void {
+    if (options !== undefined) modeOf('writeProtect', options, []);
+    const result = this.#core.uffdWriteProtect(this.#fd, range?.address, range?.byteLength, PROTECT);
+    if (result < 0) this.#refuse('writeProtect', range, result);
+  }
+
+  /** Writes go through again, and whoever waits to write goes on. */
+  removeWriteProtection(range: Range, options?: WakeOption): void {
+    const mode = options === undefined ? 0 : modeOf('removeWriteProtection', options, WAKE) * PROTECT_DONT_WAKE;
+    const result = this.#core.uffdWriteProtect(this.#fd, range?.address, range?.byteLength, mode);
+    if (result < 0) this.#refuse('removeWriteProtection', range, result);
+  }
+
+  /**
+   * Answers a fault: gets the range there whatever stands in the way. Pages that are there are skipped and their waiters woken, partial progress
+   * goes on; what cannot be helped is told by the status. Takes up to about a millisecond where the kernel says EAGAIN.
+   * @throws {UffdError} for other errors: COPY_FAILED or ZEROPAGE_FAILED, or PARTIALLY_COPIED where a part was dealt with
+   */
+  resolve(to: bigint, source: Uint8Array | Range | 'zero' | 'continue', options?: ResolveOptions): Resolution {
+    return resolve(this.#core, this.#fd < 0 ? this.#open() : this.#fd, to, source, options);
+  }
+
+  /**
+   * The next event; undefined: there is none. A blocking descriptor waits for one, and stops this thread.
+   * @throws {UffdError} READ_EOF, INCOMPLETE_MESSAGE
+   */
+  readEvent(): UffdEvent | undefined {
+    this.#buffer ??= new Uint8Array(DEFAULT_MESSAGES * MESSAGE_BYTES);
+    return this.#read(this.#buffer.subarray(0, MESSAGE_BYTES))[0];
+  }
+
+  /**
+   * The events that are there, as many as fit (a multiple of 32 bytes counts). Without a buffer up to 64 of them. A blocking descriptor waits for the first.
+   * @throws {RangeError} the buffer is smaller than a message; nothing was read
+   * @throws {UffdError} READ_EOF, INCOMPLETE_MESSAGE
+   */
+  readEvents(buffer?: Uint8Array): UffdEvent[] {
+    if (buffer === undefined) {
+      this.#buffer ??= new Uint8Array(DEFAULT_MESSAGES * MESSAGE_BYTES);
+      return this.#read(this.#buffer);
+    }
+    checkBuffer(buffer);
+    return this.#read(buffer);
+  }
+
+  /**
+   * Calls back on this thread's event loop whenever there is something to read. One watch at a time and thread; `close` ends it.
+   * @throws {TypeError} the descriptor is a blocking one, which the kernel always says to be in error
+   */
+  onReadable(callback: () => void, options?: WatchOptions): Watch {
+    const fd = this.#open();
+    if (!this.nonBlocking) {
+      throw wrongType('onReadable: the event loop can watch only a userfaultfd that was opened with nonBlocking: true');
+    }
+    const watch = Watch.start(fd, callback, options);
+    this.#watch = watch;
+    return watch;
+  }
+
+  /** Gives the descriptor away: it is the caller's, and this object is closed. */
+  intoFd(): number {
+    const fd = this.#open();
+    this.#watch?.close();
+    this.#fd = -1;
+    return fd;
+  }
+
+  /** Whoever waits goes on, on a page of zeroes; a later touch of missing memory reads zeroes. Idempotent. */
+  close(): void {
+    if (this.#fd < 0) return;
+    const fd = this.#fd;
+    this.#watch?.close();
+    this.#fd = -1;
+    try {
+      closeSync(fd);
+    } catch (error) {
+      const errno = -((error as NodeJS.ErrnoException).errno ?? 0);
+      throw systemError(`close: descriptor ${fd} had been closed by somebody else`, errno, 'close');
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #open(): number {
+    if (this.#fd < 0) throw closedError('Uffd');
+    return this.#fd;
+  }
+
+  #read(into: Uint8Array): UffdEvent[] {
+    let view = this.#view;
+    if (view === undefined || view.buffer !== into.buffer || view.byteOffset !== into.byteOffset) {
+      view = new DataView(into.buffer, into.byteOffset);
+      this.#view = view;
+    }
+    const got = this.#core.uffdRead(this.#fd, into);
+    if (got === -EAGAIN) return [];
+    if (got < MESSAGE_BYTES) {
+      this.#open();
+      throw readFailure(got);
+    }
+    return toEvents(view, got, this.#threads, (fd) => this.#child(fd));
+  }
+
+  /** The userfaultfd of a forked child has the features and flags of its parent's. Must not throw: nobody else knows the descriptor. */
+  #child(fd: number): Uffd {
+    return new Uffd({
+      fd,
+      features: this.features.bits,
+      offered: this.availableFeatures?.bits,
+      ioctls: this.ioctls.bits,
+      neededIoctls: this.#neededIoctls,
+      userModeOnly: this.userModeOnly,
+      openedBy: 'adopted',
+      nonBlocking: this.nonBlocking,
+    });
+  }
+
+  #refuse(call: UffdCall, range: Range, result: number): never {
+    this.#open();
+    throw rangeFailure(call, range, -result);
+  }
+
+  #refuseTransfer(call: UffdCall, to: unknown, source: unknown): void {
+    this.#open();
+    checkTransfer(call, to, source);
+  }
+
+  #goOnInPlace(call: 'zeropage' | 'continue' | 'poison', range: Range, result: number, mode: number): number {
+    if (result < 0) {
+      this.#open();
+      if (result === -EINVAL) rangeFailure(call, range, EINVAL); // throws where the range is the reason
+    }
+    const { address, byteLength } = range;
+    const again = { zeropage: 'uffdZeropage', continue: 'uffdContinue', poison: 'uffdPoison' } as const;
+    return this.#goOn(call, address, byteLength, result, (done, rest) =>
+      this.#core[again[call]](this.#fd, address + BigInt(done), rest, mode),
+    );
+  }
+
+  /** After a first call that did not do all: again with the rest, until it is done or the kernel says why not. */
+  #goOn(
+    call: UffdCall,
+    to: bigint,
+    byteLength: number,
+    first: number,
+    again: (done: number, rest: number) => number,
+  ): number {
+    let done = 0;
+    for (let result = first; ; result = again(done, byteLength - done)) {
+      if (result < 0) throw pagesFailure(call, to, done, byteLength, -result);
+      done += result;
+      if (done >= byteLength) return done;
+    }
+  }
+}
