@@ -10,7 +10,7 @@ export type { PatchOptions, PatchSource } from './mapping-patch.js';
 export { Memfd, type MemfdOptions, type Seal } from './memfd.js';
 export type { UffdFeature, UffdIoctl, UffdMode } from './names.js';
 export { PageScanError } from './page-scan-error.js';
-export { pageSize, pageSize, type Range, type Range } from './range.js';
+export { pageSize, type Range } from './range.js';
 export {
   type PageCategory,
   type PageSpan,
