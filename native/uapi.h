@@ -25,9 +25,7 @@
 #ifndef SYS_pidfd_getfd
 #define SYS_pidfd_getfd 438 /* 5.6 */
 #endif
-#ifndef P_PIDFD
-#define P_PIDFD 3 /* 5.4, for waitid */
-#endif
+#define PF_P_PIDFD 3 /* 5.4, for waitid; an enumerator of newer C libraries, so a name of our own */
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41 /* 5.17, CONFIG_ANON_VMA_NAME */
 #define PR_SET_VMA_ANON_NAME 0

@@ -1,5 +1,8 @@
 /** `pagefault/kernel`: userfaultfd(2) and what belongs beside it, typed and thin. */
 
+export type { ChildStatus } from './child-status.js';
+export { closeFd } from './close-fd.js';
+export { type HasFd, type Received, type ReceiveOptions, receiveFds, sendFds } from './fd-passing.js';
 export { FlagSet } from './flags.js';
 export { hugePageSizes } from './huge-pages.js';
 export { Mapping, type MappingKind } from './mapping.js';
@@ -10,7 +13,8 @@ export type { PatchOptions, PatchSource } from './mapping-patch.js';
 export { Memfd, type MemfdOptions, type Seal } from './memfd.js';
 export type { UffdFeature, UffdIoctl, UffdMode } from './names.js';
 export { PageScanError } from './page-scan-error.js';
-export { pageSize, type Range } from './range.js';
+export { PidFd } from './pidfd.js';
+export { pageSize, pageSize, pageSize, pageSize, type Range, type Range, type Range, type Range } from './range.js';
 export {
   type PageCategory,
   type PageSpan,
@@ -32,4 +36,6 @@ export type {
 } from './uffd-events.js';
 export type { UffdOptions, UffdOrigin } from './uffd-open.js';
 export type { Resolution, ResolveOptions } from './uffd-resolve.js';
+export { type ListenOptions, UnixListener } from './unix-listener.js';
+export { type Peer, UnixSocket, type UnixSocketOptions } from './unix-socket.js';
 export { Watch, type WatchOptions, watch } from './watch.js';

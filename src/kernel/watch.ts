@@ -15,7 +15,20 @@ export interface WatchOptions {
   keepAlive?: boolean;
 }
 
+/** What a watch is made of. */
+export interface WatchSource {
+  ref(keepsAlive: boolean): void;
+  /** Called once. */
+  stop(): void;
+}
+
 const { EBADF, EEXIST, EPERM } = constants.errno;
+
+/** Throws unless `callback` is a function. */
+export function checkCallback(who: string, callback: unknown): void {
+  if (typeof callback === 'function') return;
+  throw wrongType(`${who}: the callback must be a function, not ${shown(callback)}`);
+}
 
 function refusal(fd: number, errno: number): Error {
   if (errno === EBADF) return wrongDescriptor('watch', fd, 'an open descriptor');
@@ -39,14 +52,12 @@ function refusal(fd: number, errno: number): Error {
  * has returned; the classes of this library close their watch with themselves. A watch ends with its Worker.
  */
 export class Watch implements Disposable {
-  readonly #id: number;
-  readonly #ended: (() => void) | undefined;
+  readonly #source: WatchSource;
   #closed = false;
 
   /** Made by {@link Watch.start}. */
-  private constructor(id: number, ended: (() => void) | undefined) {
-    this.#id = id;
-    this.#ended = ended;
+  private constructor(source: WatchSource) {
+    this.#source = source;
   }
 
   /**
@@ -56,9 +67,7 @@ export class Watch implements Disposable {
    */
   static start(fd: number, callback: () => void, options: WatchOptions = {}, ended?: () => void): Watch {
     checkFd('watch', fd);
-    if (typeof callback !== 'function') {
-      throw wrongType(`watch: the callback must be a function, not ${shown(callback)}`);
-    }
+    checkCallback('watch', callback);
     checkKeys('watch', options, ['keepAlive']);
     const { keepAlive = true } = options;
     if (typeof keepAlive !== 'boolean') {
@@ -66,8 +75,19 @@ export class Watch implements Disposable {
     }
     const id = native().watchStart(fd, callback);
     if (id < 0) throw refusal(fd, -id);
-    const watch = new Watch(id, ended);
+    const watch = new Watch({
+      ref: (keepsAlive) => native().watchRef(id, keepsAlive),
+      stop: () => {
+        native().watchStop(id);
+        ended?.();
+      },
+    });
     return keepAlive ? watch : watch.unref();
+  }
+
+  /** A watch over something that is made of several. @internal */
+  static over(source: WatchSource): Watch {
+    return new Watch(source);
   }
 
   /** True once it has been closed. */
@@ -77,13 +97,13 @@ export class Watch implements Disposable {
 
   /** The watch keeps the event loop alive. */
   ref(): this {
-    if (!this.#closed) native().watchRef(this.#id, true);
+    if (!this.#closed) this.#source.ref(true);
     return this;
   }
 
   /** The watch does not keep the event loop alive. */
   unref(): this {
-    if (!this.#closed) native().watchRef(this.#id, false);
+    if (!this.#closed) this.#source.ref(false);
     return this;
   }
 
@@ -91,8 +111,7 @@ export class Watch implements Disposable {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    native().watchStop(this.#id);
-    this.#ended?.();
+    this.#source.stop();
   }
 
   [Symbol.dispose](): void {
