@@ -14,7 +14,7 @@ export { Memfd, type MemfdOptions, type Seal } from './memfd.js';
 export type { UffdFeature, UffdIoctl, UffdMode } from './names.js';
 export { PageScanError } from './page-scan-error.js';
 export { PidFd } from './pidfd.js';
-export { pageSize, pageSize, pageSize, pageSize, type Range, type Range, type Range, type Range } from './range.js';
+export { pageSize, type Range } from './range.js';
 export {
   type PageCategory,
   type PageSpan,

@@ -12,7 +12,7 @@ import { type ChildStatus, childStatus, signalName, signalNumber } from './child
 import { checkFd, closedError, systemError, wrongDescriptor } from './descriptor.js';
 import { ExitWatcher } from './exit-watcher.js';
 import { checkPid } from './pid.js';
-import type { Watch, WatchOptions } from './watch.js';
+import { checkCallback, type Watch, type WatchOptions } from './watch.js';
 
 const { ECHILD, EINVAL, EMFILE, ENOENT, ENOSYS, EPERM, ESRCH } = constants.errno;
 
