@@ -5,6 +5,7 @@
 
 import { outOfRange, wrongType } from '../errors/argument.js';
 import { PagefaultError } from '../errors/pagefault-error.js';
+import { UnsupportedError } from '../errors/unsupported-error.js';
 import { native } from '../native/load.js';
 import { type FileOptions, mapFile, mapMemfd } from './mapping-file.js';
 import { type AnonymousOptions, type HeapOptions, type Mapped, mapAnonymous, mapHeap } from './mapping-make.js';
@@ -33,7 +34,7 @@ const TOO_MANY =
  * and {@link Mapping.heap}.
  *
  * Nothing is unmapped by the garbage collector, because the kernel and other threads may still use the address: call `unmap`, or let
- * the memory live as long as the process. While a userfaultfd with 'event-unmap', 'event-remove' or 'event-remap' watches the range,
+ * the memory live as long as the process. None of the calls needs a privilege, and none a kernel later than 2.6 where it does not say so. While a userfaultfd with 'event-unmap', 'event-remove' or 'event-remap' watches the range,
  * `unmap`, `advise` and `patch` block until another thread has read the event: never call them in the thread that reads events.
  *
  * @example
@@ -157,8 +158,9 @@ export class Mapping implements Range {
 
   /**
    * madvise(2). Default: all of it. 'populate-read' and 'populate-write' go on after a signal until all of it is there.
-   * @throws RangeError; SystemError EINVAL (this kernel does not know the advice, or it does not fit the kind of memory), EFAULT (a page
-   * cannot be populated: it is poisoned, or missing to a userfaultfd in SIGBUS mode), EBUSY and EAGAIN ('collapse'), ENOMEM.
+   * @throws RangeError; UnsupportedError (missing: ['advise-…']) for an advice this kernel does not know; SystemError EINVAL (it does not fit
+   * the kind of memory), EFAULT (a page cannot be populated: it is poisoned, or missing to a userfaultfd in SIGBUS mode), EBUSY and EAGAIN
+   * ('collapse'), ENOMEM.
    */
   advise(advice: Advice, offset = 0, byteLength?: number): void {
     const who = 'Mapping.advise()';
@@ -167,8 +169,12 @@ export class Mapping implements Range {
     const { address, length } = this.#span(who, offset, byteLength);
     const result = native().memoryAdvise(address, length, number);
     if (result === 0) return;
+    // For no bytes at all, the kernel only looks whether it knows the advice.
+    if (native().memoryAdvise(address, 0, number) < 0) {
+      throw new UnsupportedError(`${who}: this kernel does not know '${advice}'`, undefined, [`advise-${advice}`]);
+    }
     throw refused(`${who}: '${advice}' is refused for ${length} bytes at offset ${offset}`, result, 'madvise', {
-      EINVAL: 'this kernel does not know the advice, or it does not fit this kind of memory',
+      EINVAL: 'it does not fit this kind of memory',
       EFAULT: 'a page cannot be made present: it is poisoned, or missing to a userfaultfd that answers with SIGBUS',
       EACCES: 'the protection of a page, or the mode in which the file is open, forbids it',
       ENOMEM: 'the kernel has no memory for it, or a limit is reached (vm.max_map_count, RLIMIT_MEMLOCK, a cgroup)',

@@ -2,13 +2,14 @@
 
 import { fstatSync, ftruncateSync, readSync, writeSync } from 'node:fs';
 import { outOfRange, shown, wrongType } from '../errors/argument.js';
+import { UnsupportedError } from '../errors/unsupported-error.js';
 import { native, systemPageSize } from '../native/load.js';
 import { checkKeys } from '../options/keys.js';
 import { checkFd, closedError, descriptorTarget, wrongDescriptor } from './descriptor.js';
 import { FlagSet } from './flags.js';
 import { checkHugePages, hugePageBits, noHugePages } from './huge-pages.js';
 import { checkBytes, checkFlag, checkPages } from './mapping-options.js';
-import { fromFs, type Reasons, refused } from './refusal.js';
+import { errnoName, fromFs, type Reasons, refused } from './refusal.js';
 
 /**
  * What a seal forbids, for everyone and for ever: 'seal' further seals, 'shrink' and 'grow' a change of size, 'write' every write (refused
@@ -19,6 +20,9 @@ export type Seal = 'seal' | 'shrink' | 'grow' | 'write' | 'future-write' | 'exec
 
 /** By bit. */
 const SEALS: readonly Seal[] = ['seal', 'shrink', 'grow', 'write', 'future-write', 'exec'];
+
+/** Those that not every kernel has. */
+const RECENT: readonly Seal[] = ['future-write', 'exec'];
 
 const MFD = { closeOnExec: 1, allowSealing: 2, hugetlb: 4, noExecSeal: 8 } as const;
 const NAME_LIMIT = 249;
@@ -44,7 +48,8 @@ function sealedAgainst(seals: FlagSet<Seal>, candidates: readonly Seal[]): strin
 
 /**
  * A memory object: a file that is nowhere but in memory, and lives as long as a descriptor or a mapping of it. Its descriptor can be
- * sent to another process, which then shares the memory. Linux 3.17. Never closed by the garbage collector.
+ * sent to another process, which then shares the memory. Linux 3.17, no privilege. Never closed by the garbage collector.
+ * A system with vm.memfd_noexec gives it the seal 'exec'.
  *
  * @example
  * const memfd = Memfd.create('guest memory', { byteLength: 2 ** 20 });
@@ -75,9 +80,12 @@ export class Memfd {
     if (hugePage === undefined) checkBytes(who, 'byteLength', byteLength, 0);
     else checkPages(who, 'byteLength', byteLength, hugePage, 0);
     let flags = checkFlag(who, 'closeOnExec', options.closeOnExec, true) ? MFD.closeOnExec : 0;
-    if (checkFlag(who, 'sealable', options.sealable, true)) flags += MFD.allowSealing;
+    const sealable = checkFlag(who, 'sealable', options.sealable, true);
+    if (sealable) flags += MFD.allowSealing;
     if (hugePage !== undefined) flags += MFD.hugetlb + hugePageBits(hugePage);
-    const fd = native().memfdCreate(name, flags);
+    let fd = native().memfdCreate(name, flags);
+    // vm.memfd_noexec = 2 (6.3) refuses what is not sealed against execution.
+    if (fd < 0 && errnoName(fd) === 'EACCES') fd = native().memfdCreate(name, flags + MFD.noExecSeal);
     if (fd < 0) {
       throw refused(`${who}: a memory object is refused`, fd, 'memfd_create', {
         EMFILE: 'this process has as many descriptors open as RLIMIT_NOFILE allows',
@@ -86,6 +94,8 @@ export class Memfd {
         ...(hugePage === undefined ? {} : { ENOMEM: noHugePages(hugePage) }),
       });
     }
+    // With vm.memfd_noexec every object can be sealed. Refused where it is sealed against seals anyway.
+    if (!sealable) native().memfdAddSeals(fd, 1 << SEALS.indexOf('seal'));
     const memfd = new Memfd(fd);
     if (byteLength === 0) return memfd;
     try {
@@ -164,7 +174,7 @@ export class Memfd {
   /**
    * Adds seals; none can be taken away.
    * @throws TypeError; SystemError EPERM (the seal 'seal', as every object has that was made without `sealable`), EBUSY ('write' while a
-   * shared mapping can write), EINVAL (a seal this kernel does not know: 'future-write' before 5.1, 'exec' before 6.3).
+   * shared mapping can write); UnsupportedError (missing: ['seal-…']: 'future-write' before 5.1, 'exec' before 6.3).
    */
   addSeals(seals: readonly Seal[]): void {
     const who = 'Memfd.addSeals()';
@@ -178,10 +188,13 @@ export class Memfd {
     }
     const result = native().memfdAddSeals(fd, bits);
     if (result < 0) {
+      if (errnoName(result) === 'EINVAL') {
+        const missing = seals.filter((seal) => RECENT.includes(seal)).map((seal) => `seal-${seal}`);
+        throw new UnsupportedError(`${who}: this kernel does not know ${seals.join(' or ')}`, undefined, missing);
+      }
       throw refused(`${who}: ${seals.join(', ')} cannot be added`, result, 'fcntl', {
         EPERM: this.seals.has('seal') ? "the seal 'seal' forbids it" : 'the descriptor is not open for writing',
         EBUSY: "a shared mapping of it can still write; unmap it, or use 'future-write'",
-        EINVAL: 'this kernel does not know one of them',
       });
     }
   }

@@ -10,6 +10,11 @@ import { countDescriptors } from '../helpers/proc.js';
 const page = pageSize();
 const deadline = { timeout: 60_000 };
 
+/** Without the seal that vm.memfd_noexec gives. */
+function sealsOf(memfd: Memfd): Seal[] {
+  return memfd.seals.names.filter((seal) => seal !== 'exec');
+}
+
 test('a memory object has the size and the bytes that it was given, and closes once', deadline, () => {
   const before = countDescriptors();
   const memfd = Memfd.create('test object', { byteLength: 3 * page + 5 });
@@ -92,9 +97,9 @@ test('each seal forbids its own, and the refusal names it', deadline, () => {
   ];
   for (const [seal, use] of forbidden) {
     const memfd = Memfd.create('sealed', { byteLength: 2 * page });
-    assert.deepEqual(memfd.seals.names, []);
+    assert.deepEqual(sealsOf(memfd), []);
     memfd.addSeals([seal]);
-    assert.deepEqual(memfd.seals.names, [seal]);
+    assert.deepEqual(sealsOf(memfd), [seal]);
     assert.throws(() => use(memfd), {
       name: 'SystemError',
       errno: 1,
@@ -117,10 +122,10 @@ test('seals against writing look at mappings that can write', deadline, () => {
   readable.unmap();
   memory.unmap();
   memfd.addSeals(['write', 'seal']);
-  assert.deepEqual(memfd.seals.names, ['seal', 'write', 'future-write']);
+  assert.deepEqual(sealsOf(memfd), ['seal', 'write', 'future-write']);
   memfd.close();
   const unsealable = Memfd.create('x', { sealable: false });
-  assert.deepEqual(unsealable.seals.names, ['seal']);
+  assert.deepEqual(sealsOf(unsealable), ['seal']);
   assert.throws(() => unsealable.addSeals(['write']), { errno: 1, message: /'seal'/ });
   assert.throws(() => unsealable.addSeals(['read' as Seal]), { name: 'TypeError', message: /a seal must be one of/ });
   assert.throws(() => unsealable.addSeals('write' as never), { name: 'TypeError', message: /array/ });
