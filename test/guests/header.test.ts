@@ -29,7 +29,9 @@ const openFds = (): number => readdirSync('/proc/self/fd').length;
 
 for (const language of ['c', 'c++'] as const) {
   const built = compileGuest(language);
-  test(`a program compiled as ${language} reads every byte of the store`, { skip: 'reason' in built && built.reason }, async () => {
+  test(`a program compiled as ${language} reads every byte of the store`, {
+    skip: 'reason' in built && built.reason,
+  }, async () => {
     const before = openFds();
     const parent = new Parent('path' in built ? built.path : '', ['pages']);
     const ended = await parent.ended();

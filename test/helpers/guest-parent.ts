@@ -233,7 +233,10 @@ const folder = mkdtempSync(join(tmpdir(), 'pagefault-guest-'));
 process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 
 /** Compiles test/helpers/guest.c against the public header, as a user would; the path, or the reason why not. */
-export function compileGuest(language: 'c' | 'c++', defines: readonly string[] = []): { path: string } | { reason: string } {
+export function compileGuest(
+  language: 'c' | 'c++',
+  defines: readonly string[] = [],
+): { path: string } | { reason: string } {
   const compiler = language === 'c' ? process.env['CC'] || 'cc' : process.env['CXX'] || 'c++';
   const [command = 'cc', ...prefix] = compiler.split(' ').filter(Boolean);
   const path = join(folder, `guest-${language}${defines.length}`);
