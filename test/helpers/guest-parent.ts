@@ -5,7 +5,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Uffd, UnixSocket } from 'pagefault/kernel';
 import { root } from './run.js';
@@ -125,11 +125,21 @@ export class Parent {
 
   #read(): void {
     if (this.#socket.closed) return;
-    const state = this.#socket.fill();
+    const state = this.#fill();
     for (let bytes = this.#socket.read(MESSAGE); bytes !== undefined; bytes = this.#socket.read(MESSAGE)) {
       this.#take(bytes.slice());
     }
     if (state === 'end') this.#socket.close();
+  }
+
+  /** A child that ends before it has read its hello resets the connection: an end like any other. */
+  #fill(): 'data' | 'empty' | 'end' {
+    try {
+      return this.#socket.fill();
+    } catch (error) {
+      if ((error as { errno?: number }).errno === constants.errno.ECONNRESET) return 'end';
+      throw error;
+    }
   }
 
   #take(bytes: Uint8Array): void {
