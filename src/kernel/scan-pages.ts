@@ -241,6 +241,9 @@ export function scanPages(range: Range, options: ScanPagesOptions = {}): PageSpa
  * mask that does not report pages that were never touched, were dropped, or only read as zero. A page that was written and
  * then dropped (MADV_DONTNEED) is not reported either. Memory that is not registered for write-protection with
  * 'wp-async' is reported as written, all that is there of it. Errors as {@link scanPages}.
+ *
+ * For private memory. Of files and shared memory, pages that the kernel took out of the page table under memory pressure are not "there",
+ * written or not: `scanPages(range, { all: ['written'] })` reports too much there instead of too little.
  */
 export function scanWritten(range: Range, options: ScanWrittenOptions = {}): PageSpan[] {
   const who = 'scanWritten()';
