@@ -28,7 +28,7 @@
  *
  * What to know
  *
- *  - Linux 4.11; 4.14 for shared memory that is taken away again, 5.18 for huge pages. No library but libc and pthread. C11 or C++17.
+ *  - Linux 4.11; 5.18 for huge pages. No library but libc and pthread. C11 or C++17.
  *  - Privilege: none. With root, CAP_SYS_PTRACE, a readable /dev/userfaultfd (6.1) or the sysctl vm.unprivileged_userfaultfd=1,
  *    system calls may meet missing pages too: read(fd, memory, n) waits as a touch does. Without any of them (5.11), a system call that
  *    meets a missing page fails with EFAULT: touch the pages first. pagefault_guest_user_mode_only() tells.
