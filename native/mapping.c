@@ -83,6 +83,11 @@ int pf_mapping_free(uint64_t addr, size_t len) {
  * Two calls at the very same time inside the C library cannot be told apart: hence the advice to call this early, from one thread.
  */
 int pf_mapping_grow_break(size_t len, uint64_t *out) {
+#ifndef __GLIBC__
+  (void)len; /* musl's sbrk moves nothing, and moving the break behind its back would take memory from its allocator */
+  (void)out;
+  return -ENOSYS;
+#endif
   uintptr_t page = pf_os_page_size();
   if (len > (size_t)INTPTR_MAX - page) {
     return -ENOMEM;

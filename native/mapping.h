@@ -24,7 +24,7 @@ int pf_mapping_exists(uint64_t addr, size_t len);
 int pf_mapping_from_malloc(size_t len, uint64_t *out);
 /* To malloc again. Advice and protection that malloc could trip over are undone first; the range must not be registered any more. */
 int pf_mapping_free(uint64_t addr, size_t len);
-/* Whole pages by moving the program break. -EBUSY: somebody else moved it, again and again. */
+/* Whole pages by moving the program break. -EBUSY: somebody else moved it, again and again. -ENOSYS: the C library is not glibc. */
 int pf_mapping_grow_break(size_t len, uint64_t *out);
 
 /* --- memfd.c ---------------------------------------------------------------------------------------------------------- */

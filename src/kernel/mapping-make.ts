@@ -1,6 +1,7 @@
 /** Making mappings: the call of mmap(2) that all kinds share, anonymous memory, heap memory. Any thread. */
 
 import { outOfRange, shown, wrongType } from '../errors/argument.js';
+import { UnsupportedError } from '../errors/unsupported-error.js';
 import { native, systemPageSize } from '../native/load.js';
 import { checkKeys } from '../options/keys.js';
 import { checkHugePages, hugePageBits, noHugePages } from './huge-pages.js';
@@ -13,7 +14,7 @@ import {
   type Protection,
   protectionBits,
 } from './mapping-options.js';
-import { type Reasons, refused } from './refusal.js';
+import { errnoName, type Reasons, refused } from './refusal.js';
 
 /** mmap(2). */
 export const MAP = {
@@ -157,6 +158,9 @@ export function mapHeap(who: string, byteLength: unknown, options: HeapOptions):
   const out = new BigUint64Array(1);
   const result = from === 'brk' ? native().memoryGrowBreak(length, out) : native().memoryFromMalloc(length, out);
   if (result < 0) {
+    if (errnoName(result) === 'ENOSYS') {
+      throw new UnsupportedError(`${who}: moving the program break needs glibc`, undefined, ['brk']);
+    }
     throw refused(`${who}: ${from} gives no ${length} bytes`, result, from === 'brk' ? 'brk' : 'malloc', {
       ENOMEM: 'there is no memory for it, or RLIMIT_DATA stands against it',
       EBUSY: 'another thread keeps moving the program break',

@@ -101,7 +101,8 @@ export class Mapping implements Range {
    * 'malloc' (default): `unmap` gives the pages back to malloc, which writes into them. Unregister them first, or the
    * thread that unmaps waits for a page. 'brk': the program break is moved; the memory is never given back, `unmap`
    * only drops its contents. Moving the break at the very moment that malloc does in another thread cannot be made safe: do it early.
-   * @throws RangeError; SystemError ENOMEM (RLIMIT_DATA, no memory), EBUSY (others keep moving the break).
+   * @throws RangeError; SystemError ENOMEM (RLIMIT_DATA, no memory), EBUSY (others keep moving the break); UnsupportedError (missing: ['brk'])
+   * for 'brk' where the C library is not glibc.
    */
   static heap(byteLength: number, options: HeapOptions = {}): Mapping {
     return new Mapping(mapHeap('Mapping.heap()', byteLength, options));
@@ -123,7 +124,8 @@ export class Mapping implements Range {
   }
 
   /**
-   * The memory. Always the same object; detached (length 0) by `unmap`. A touch that `protection` forbids ends the process with SIGSEGV.
+   * The memory. Always the same object; detached (length 0) by `unmap`. Never move it with `transfer` or a transfer list: `unmap` would not
+   * know the buffer it becomes. A touch that `protection` forbids ends the process with SIGSEGV.
    * @throws RangeError where the runtime holds no ArrayBuffer of this length: Node.js 20 stops at 4 GiB.
    */
   get buffer(): ArrayBuffer {

@@ -163,9 +163,8 @@ function openPagemap(who: string, pid: number): number {
 }
 
 /** Adds a region, to the last span where it goes on with it. */
-function append(spans: PageSpan[], start: bigint, end: bigint, bits: bigint): void {
+function append(spans: PageSpan[], start: bigint, byteLength: number, bits: bigint): void {
   const last = spans.at(-1);
-  const byteLength = Number(end - start);
   if (last !== undefined && last.categories.bits === bits && last.address + BigInt(last.byteLength) === start) {
     spans[spans.length - 1] = { ...last, byteLength: last.byteLength + byteLength };
   } else {
@@ -196,11 +195,14 @@ function scan(who: string, fd: number, query: Query): PageSpan[] {
   for (let at = start; at < end; at = asked[0] ?? end) {
     asked[7] = BigInt(left);
     const found = native().pagemapScan(fd, asked, regions);
-    for (let i = 0; i < (found < 0 ? REGIONS : found); i++) {
-      const [from = 0n, to = 0n, bits = 0n] = regions.subarray(i * WORDS, (i + 1) * WORDS);
+    const most = (found < 0 ? REGIONS : found) * WORDS;
+    for (let i = 0; i < most; i += WORDS) {
+      const from = regions[i] ?? 0n;
+      const to = regions[i + 1] ?? 0n;
       if (to === 0n) break; // after a failure: what was found before it
-      append(spans, from, to, bits);
-      left -= Number(to - from) / page;
+      const byteLength = Number(to - from);
+      append(spans, from, byteLength, regions[i + 2] ?? 0n);
+      left -= byteLength / page;
     }
     if (found < 0) throw scanError(who, found, spans);
     if ((limit > 0 && left <= 0) || (asked[0] ?? end) <= at) break;

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { constants } from 'node:buffer';
 import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
 import { type Advice, Mapping, type Protection, pageSize } from 'pagefault/kernel';
@@ -274,6 +275,32 @@ test('a mapping of more than a buffer holds is made, and its buffer refused with
     message: new RegExp(`${byteLength} bytes are more than the \\d+ that`),
   });
   memory.unmap();
+});
+
+test('a buffer above 4 GiB, where the runtime holds one', deadline, () => {
+  const byteLength = 5 * 2 ** 30;
+  const memory = Mapping.anonymous(byteLength, { reserve: false });
+  if (constants.MAX_LENGTH < byteLength) {
+    assert.throws(() => memory.buffer, {
+      name: 'RangeError',
+      message: /5368709120 bytes are more than the 4294967296.*22 and later/,
+    });
+  } else {
+    const bytes = new Uint8Array(memory.buffer);
+    bytes[byteLength - 1] = 1;
+    assert.equal(bytes.length, byteLength);
+  }
+  memory.unmap();
+});
+
+test('what is documented to end the process does', deadline, async () => {
+  const unmapped = await ends(`const m = Mapping.anonymous(${page}); const b = new Uint8Array(Mapping.bufferAt(m));
+    b[0] = 1; console.log('mapped'); m.unmap(); b[0] = 2; console.log('alive');`);
+  assert.deepEqual([unmapped.signal, unmapped.stdout], ['SIGSEGV', 'mapped\n']);
+  const shorter =
+    await ends(`const f = Memfd.create('x', { byteLength: ${2 * page} }); const b = new Uint8Array(Mapping.memfd(f).buffer);
+    b[${page}] = 1; console.log('long'); f.resize(${page}); b[0] = 1; b[${page}] = 2; console.log('alive');`);
+  assert.deepEqual([shorter.signal, shorter.stdout], ['SIGBUS', 'long\n']);
 });
 
 test('huge pages: refused without any, whole ones where there are', deadline, (t) => {

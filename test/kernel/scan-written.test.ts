@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
@@ -15,7 +16,6 @@ import {
   Uffd,
 } from 'pagefault/kernel';
 import { countDescriptors } from '../helpers/proc.js';
-import { root } from '../helpers/run.js';
 
 const page = pageSize();
 const deadline = { timeout: 60_000 };
@@ -129,7 +129,7 @@ test('a limit arms no more than it tells', { ...deadline, skip }, () => {
 });
 
 test('files and memory objects are tracked for writes through the mapping', { ...deadline, skip }, () => {
-  const folder = mkdtempSync(join(root, 'build', 'scan-'));
+  const folder = mkdtempSync(join(tmpdir(), 'pagefault-scan-'));
   const path = join(folder, 'file');
   writeFileSync(path, new Uint8Array(8 * page).fill(1));
   const memfd = Memfd.create('tracked', { byteLength: 8 * page });
