@@ -959,11 +959,11 @@ static inline uint64_t pfg_wanted_features(const pagefault_guest *g) {
   return wanted;
 }
 
-/* The page size of the region for the pager: what it wished for, if the memory allows it. */
-static inline uint64_t pfg_region_page_size(const pagefault_guest *g, const pfg_region *region, uint64_t page) {
-  uint64_t wished = g->wished_page_size;
+/* The page size of the region for the pager: what it wished for, if the memory and its place in the store allow it. */
+static inline uint64_t pfg_region_page_size(const pagefault_guest *g, const pfg_region *region, uint64_t store_offset) {
+  uint64_t wished = g->wished_page_size, page = pfg_kernel_page_size(region->flags);
   int fits = (region->flags & 0xff) != PAGEFAULT_GUEST_HUGETLB && wished > page && region->address % wished == 0 &&
-             region->length % wished == 0;
+             region->length % wished == 0 && store_offset % wished == 0;
   return fits ? wished : page;
 }
 
@@ -985,7 +985,7 @@ static inline int pfg_hand_over(pagefault_guest *g, pfg_region *region, pfg_prog
   pfg_put64(message + 8, region->address);
   pfg_put64(message + 16, region->length);
   pfg_put64(message + 24, store_offset);
-  pfg_put32(message + 32, (uint32_t)pfg_region_page_size(g, region, pfg_kernel_page_size(region->flags)));
+  pfg_put32(message + 32, (uint32_t)pfg_region_page_size(g, region, store_offset));
   pfg_put32(message + 36, flags);
   pfg_put64(message + 40, features);
   pfg_put64(message + 48, ioctls);

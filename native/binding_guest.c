@@ -15,8 +15,10 @@ static double *numbers_of(napi_env env, napi_value value, size_t count) {
   napi_typedarray_type type;
   size_t len = 0, offset;
   void *data = NULL;
-  bool fits = napi_get_typedarray_info(env, value, &type, &len, &data, NULL, &offset) == napi_ok && type == napi_float64_array && len >= count;
-  return fits ? data : NULL;
+  if (napi_get_typedarray_info(env, value, &type, &len, &data, NULL, &offset) != napi_ok || type != napi_float64_array || len < count) {
+    return NULL;
+  }
+  return data;
 }
 
 static bool is_expected(void) {
@@ -66,7 +68,8 @@ static napi_value guest_page(napi_env env, napi_callback_info info) {
     return pf_from_number(env, -EINVAL);
   }
   void *memory = (void *)(uintptr_t)address;
-  int err = pagefault_guest_page_at(&guest, memory, pf_number(env, args[1]), pf_number(env, args[2]), (unsigned)pf_number(env, args[3]), &stage);
+  unsigned flags = (unsigned)pf_number(env, args[3]);
+  int err = pagefault_guest_page_at(&guest, memory, pf_number(env, args[1]), pf_number(env, args[2]), flags, &stage);
   out[0] = stage;
   out[1] = err == 0 ? pagefault_guest_user_mode_only(&guest, memory) : 0;
   return pf_from_number(env, err);

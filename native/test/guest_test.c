@@ -446,6 +446,10 @@ static void the_wished_page_size(pf_backend_t backend) {
   EXPECT((pfg_get64(pager.region + 40) & 1) != 0);
   EXPECT((pfg_get64(pager.region + 48) & 1 << 6) != 0);
   EXPECT_EQ(pagefault_guest_unpage(&guest, memory), 0);
+  EXPECT_EQ(pagefault_guest_map(&guest, 100, PAGE, &memory), 0); /* in the middle of such a page of the store */
+  EXPECT_EQ(pfg_get32(pager.region + 32), PAGE);
+  EXPECT_EQ(wrong_byte(memory, PAGE, PAGE, 0), PAGE);
+  EXPECT_EQ(pagefault_guest_unpage(&guest, memory), 0);
   uint8_t *own = memory_of(PAGEFAULT_GUEST_SHM, 32 * PAGE);
   uint8_t *odd = (uintptr_t)own % (1 << 16) == 0 ? own + PAGE : own;
   EXPECT_EQ(pagefault_guest_page(&guest, odd, PAGE, 0, PAGEFAULT_GUEST_SHM), 0);

@@ -118,6 +118,11 @@ function restOfStore(storeLength: number, storeOffset: number): number {
   return storeLength - storeOffset;
 }
 
+/** The page size that the pager wishes for, where the part of the store begins with such a page. */
+function pageSizeAt(storeOffset: number, wished: number): number {
+  return storeOffset % wished === 0 ? wished : systemPageSize();
+}
+
 /** Hands a part of the mapping to the pager, or gives the mapping back and throws. */
 function handOver(
   mapping: Mapping,
@@ -167,7 +172,10 @@ export function pagedMemory(byteLength?: number, options: PagedMemoryOptions = {
   const connection = connect();
   const length = byteLength ?? restOfStore(connection.storeLength, storeOffset);
   const huge = kind === 'hugetlb' ? checkHugePages(WHO, true) : undefined;
-  const pageSize = huge ?? connection.pageSize;
+  const pageSize = huge ?? pageSizeAt(storeOffset, connection.pageSize);
+  if (storeOffset % pageSize !== 0) {
+    throw outOfRange(`${WHO}: storeOffset must be a multiple of the huge page, ${pageSize} bytes, not ${storeOffset}`);
+  }
   const whole = Math.ceil(length / pageSize) * pageSize;
   // The pager may wish for larger pages than the system's: then the memory begins at a multiple of theirs.
   const spare = pageSize - (huge ?? systemPageSize());

@@ -1,9 +1,10 @@
 /** include/pagefault_guest.h, in a program of its own, against a pager that is written to the protocol. */
 import assert from 'node:assert/strict';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { test } from 'node:test';
 import { compileGuest, type Ended, hello, Parent, type ParentOptions } from '../helpers/guest-parent.js';
+import { runNode } from '../helpers/run.js';
 
 const PAGES = 64;
 const STORE = PAGES * 4096;
@@ -143,6 +144,37 @@ test('when the pager dies, the process is killed within a second and has seen no
   assert.match(stderr, /^pagefault: the pager of process \d+ is gone; .*\n$/);
   assert.ok(!stdout.includes('wrong'), stdout);
   assert.ok(stdout.includes('page 19\n') && !stdout.includes('page 20\n'));
+});
+
+/** Dead, whether or not somebody has reaped it. */
+function isDead(pid: number): boolean {
+  try {
+    return /\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+  } catch {
+    return true;
+  }
+}
+
+test('when the process of the pager is killed, a program that waits for a page is killed within a second', {
+  skip,
+}, async () => {
+  let pid = 0;
+  let killed = 0;
+  const { signal } = await runNode('build/test/fixtures/guest-pager.js', [guest, 'loop'], {
+    timeoutMs: 20_000,
+    onSpawn: (pager) => {
+      pager.stdout?.on('data', (text: string) => {
+        pid = Number(text);
+        assert.ok(!isDead(pid));
+        killed = Date.now();
+        pager.kill('SIGKILL');
+      });
+    },
+  });
+  assert.equal(signal, 'SIGKILL');
+  assert.ok(pid > 0);
+  while (!isDead(pid) && Date.now() - killed < 5000) await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.ok(Date.now() - killed < 1000);
 });
 
 test('when the pager dies while all pages are there, the process is killed too', { skip }, async () => {

@@ -103,10 +103,21 @@ test('several regions have their own parts of the store', async () => {
   );
 });
 
-test('a page size that the pager wishes for is used', async () => {
-  const parent = start(['kind', 'mmap'], { hello: hello({ pageSize: 16_384 }) });
-  assert.deepEqual(await said(parent), [{ ...all, pageSize: 16_384 }]);
-  assert.equal(new Set(parent.faults).size, STORE / 16_384);
+test('a page size that the pager wishes for is used where the part of the store allows it', async () => {
+  const parent = start(['wished'], { hello: hello({ pageSize: 16_384 }) });
+  assert.deepEqual(await said(parent), [
+    { ...all, pageSize: 16_384 },
+    { ...all, kind: 'malloc', byteLength: 10_000 },
+    { ...all, kind: 'shm', byteLength: 20_000, pageSize: 16_384 },
+  ]);
+  assert.deepEqual(
+    parent.regions.map(({ pageSize, byteLength }) => [pageSize, byteLength]),
+    [
+      [16_384, STORE],
+      [4096, 12_288],
+      [16_384, 32_768],
+    ],
+  );
 });
 
 test('Workers have regions of their own', async () => {
