@@ -20,7 +20,7 @@ import {
 import { type PatchOptions, type PatchSource, patchOver } from './mapping-patch.js';
 import type { Memfd } from './memfd.js';
 import { bufferOver } from './memory-buffer.js';
-import { checkRange, type Range } from './range.js';
+import { checkRange, pageSize, type Range } from './range.js';
 import { refused } from './refusal.js';
 
 /** What the memory of a mapping is. */
@@ -111,16 +111,21 @@ export class Mapping implements Range {
   /**
    * Memory that is mapped somewhere in this process, for example by another thread's Mapping, as an ArrayBuffer. That something is mapped at
    * every page is checked now and never again: once the range is unmapped, a touch ends the process or reads what others put there.
-   * The buffer cannot be transferred; drop it before the owner unmaps.
+   * The length need not be whole pages, as that of a mapped file is not. Drop the buffer before the owner unmaps, and never transfer it.
    */
   static bufferAt(range: Range): ArrayBuffer {
-    checkRange('Mapping.bufferAt()', range);
-    if (native().memoryExists(range.address, range.byteLength) === 0) {
+    const who = 'Mapping.bufferAt()';
+    if (typeof range !== 'object' || range === null) checkRange(who, range);
+    const { address } = range;
+    const byteLength = checkBytes(who, 'byteLength', range.byteLength, 1);
+    const whole = Math.ceil(byteLength / pageSize()) * pageSize();
+    checkRange(who, { address, byteLength: whole });
+    if (native().memoryExists(address, whole) === 0) {
       throw outOfRange(
-        `Mapping.bufferAt(): nothing is mapped at some page of the ${range.byteLength} bytes from 0x${range.address.toString(16)}`,
+        `${who}: nothing is mapped at some page of the ${byteLength} bytes from 0x${address.toString(16)}`,
       );
     }
-    return bufferOver('Mapping.bufferAt()', range.address, range.byteLength);
+    return bufferOver(who, address, byteLength);
   }
 
   /**

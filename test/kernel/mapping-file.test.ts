@@ -30,6 +30,7 @@ test('a file is mapped whole, for reading, and its descriptor closed', deadline,
   assert.equal(memory.kind, 'file');
   assert.deepEqual(Buffer.from(memory.buffer), readFileSync(path));
   assert.deepEqual([mappedAt(memory.address)?.permissions, mappedAt(memory.address)?.path], ['r--s', path]);
+  assert.deepEqual(Buffer.from(Mapping.bufferAt(memory)), readFileSync(path));
   memory.advise('willneed');
   memory.protect('none');
   memory.protect('read', 3 * page, 100);

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { closeSync, fstatSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { Mapping, Memfd, pageSize, type Seal } from 'pagefault/kernel';
+import { Mapping, Memfd, pageSize, receiveFds, type Seal, sendFds, UnixSocket } from 'pagefault/kernel';
 import { reserveHugePages } from '../helpers/huge-pages.js';
 import { countDescriptors } from '../helpers/proc.js';
 
@@ -199,6 +199,21 @@ test('another process that gets the descriptor shares the memory', deadline, () 
   assert.equal(bytes[page], 42);
   memory.unmap();
   memfd.close();
+});
+
+test('a memory object goes through a socket', deadline, () => {
+  const before = countDescriptors();
+  const [ours, theirs] = UnixSocket.pair();
+  const memfd = Memfd.create('sent', { byteLength: page });
+  sendFds(ours, [memfd.fd]);
+  const [fd = -1] = receiveFds(theirs)?.fds ?? [];
+  const received = Memfd.fromFd(fd);
+  memfd.write(0, Uint8Array.of(8));
+  const memory = Mapping.memfd(received);
+  assert.equal(new Uint8Array(memory.buffer)[0], 8);
+  memory.unmap();
+  for (const each of [ours, theirs, memfd, received]) each.close();
+  assert.equal(countDescriptors(), before);
 });
 
 test('closeOnExec decides who inherits the descriptor', deadline, () => {
