@@ -33,9 +33,11 @@ const TOO_MANY =
  * A mapping: a range of addresses, and the memory there. Made by {@link Mapping.anonymous}, {@link Mapping.file}, {@link Mapping.memfd}
  * and {@link Mapping.heap}.
  *
- * Nothing is unmapped by the garbage collector, because the kernel and other threads may still use the address: call `unmap`, or let
- * the memory live as long as the process. None of the calls needs a privilege, and none a kernel later than 2.6 where it does not say so. While a userfaultfd with 'event-unmap', 'event-remove' or 'event-remap' watches the range,
- * `unmap`, `advise` and `patch` block until another thread has read the event: never call them in the thread that reads events.
+ * Nothing is unmapped by the garbage collector, because the kernel and other threads may still use the address: call
+ * `unmap`, or let the memory live as long as the process. None of the calls needs a privilege, and none a kernel later
+ * than 2.6 where it does not say so. While a userfaultfd with 'event-unmap', 'event-remove' or 'event-remap' watches the
+ * range, `unmap`, `advise` and `patch` block until another thread has read the event: never call them in the thread
+ * that reads events.
  *
  * @example
  * const memory = Mapping.anonymous(16 * 4096);
