@@ -220,6 +220,46 @@ static napi_value process_read(napi_env env, napi_callback_info info) {
   return pf_from_number(env, (double)pf_process_read((pid_t)pf_integer(env, args[0]), address, into, len));
 }
 
+/* --- signals --------------------------------------------------------------------------------------------------------------------- */
+
+#define SIGNAL_FIELDS 5
+#define SIGNALS_AT_ONCE 16
+
+static uint64_t bits_of(napi_env env, napi_value value) {
+  uint64_t bits = 0;
+  bool lossless;
+  napi_get_value_bigint_uint64(env, value, &bits, &lossless);
+  return bits;
+}
+
+static napi_value signals_open(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  pf_args(env, info, 1, args);
+  return pf_from_number(env, pf_signals_open(bits_of(env, args[0])));
+}
+
+static napi_value signals_close(napi_env env, napi_callback_info info) {
+  napi_value args[2];
+  pf_args(env, info, 2, args);
+  return pf_from_number(env, pf_signals_close(fd_of(env, args[0]), bits_of(env, args[1])));
+}
+
+static napi_value signals_read(napi_env env, napi_callback_info info) {
+  napi_value args[2];
+  pf_signal_t signals[SIGNALS_AT_ONCE];
+  pf_args(env, info, 2, args);
+  int32_t *out = int32s(env, args[1], SIGNAL_FIELDS * SIGNALS_AT_ONCE);
+  int count = out == NULL ? -EINVAL : pf_signals_read(fd_of(env, args[0]), signals, SIGNALS_AT_ONCE);
+  for (int i = 0; i < count; i++, out += SIGNAL_FIELDS) {
+    out[0] = (int32_t)signals[i].number;
+    out[1] = signals[i].code;
+    out[2] = (int32_t)signals[i].pid;
+    out[3] = (int32_t)signals[i].uid;
+    out[4] = signals[i].status;
+  }
+  return pf_from_number(env, count);
+}
+
 const pf_export_t pf_process_exports[] = {
     {"descriptorClose", descriptor_close},
     {"descriptorDuplicate", descriptor_duplicate},
@@ -238,5 +278,8 @@ const pf_export_t pf_process_exports[] = {
     {"pidfdWait", pidfd_wait},
     {"pidfdExit", pidfd_exit},
     {"processRead", process_read},
+    {"signalsOpen", signals_open},
+    {"signalsClose", signals_close},
+    {"signalsRead", signals_read},
     {NULL, NULL},
 };

@@ -62,4 +62,24 @@ int pf_duplicate(int fd);
 /* Bytes read, fewer where the rest is not mapped. */
 ssize_t pf_process_read(pid_t pid, uint64_t address, uint8_t *into, size_t len); /* 3.2 */
 
+/* --- signalfd.c: signals as a descriptor ---------------------------------------------------------------------------------------- */
+
+typedef struct {
+  uint32_t number;
+  int32_t code; /* si_code */
+  uint32_t pid, uid;
+  int32_t status; /* of a child */
+} pf_signal_t;
+
+/* Bit n - 1 for signal n, as the kernel has it. */
+#define PF_SIGNAL_BIT(number) (1ULL << ((number)-1))
+
+/* A descriptor, after the signals have been blocked in every thread of the process; new threads inherit that. -EBUSY: one of them is taken
+ * by an earlier call. -ETIMEDOUT: a thread did not answer within a second, and all is as before. -EAGAIN: no real-time signal is free. */
+int pf_signals_open(uint64_t signals);
+/* Closes it; the signals are unblocked again where they were not blocked before. What is pending is dropped, except SIGCHLD. */
+int pf_signals_close(int fd, uint64_t signals);
+/* Signals that came, at most max. -EAGAIN: none. */
+int pf_signals_read(int fd, pf_signal_t *out, size_t max);
+
 #endif

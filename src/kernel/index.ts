@@ -23,6 +23,7 @@ export {
   scanPages,
   scanWritten,
 } from './scan-pages.js';
+export { SignalFd, type SignalFdOptions, type SignalInfo } from './signalfd.js';
 export { type MoveOptions, Uffd, type WakeOption, type WriteProtectOption } from './uffd.js';
 export type { AdoptOptions } from './uffd-adopt.js';
 export type {

@@ -46,4 +46,11 @@ export interface NativeProcess {
 
   /** process_vm_readv(2): bytes read. */
   processRead(pid: number, address: bigint, into: Uint8Array): number;
+
+  /** A signalfd, after the signals (bit n - 1 for signal n) were blocked in every thread. -EBUSY, -ETIMEDOUT, -EAGAIN: see native/process.h. */
+  signalsOpen(signals: bigint): number;
+  /** Closes it and unblocks the signals where they were not blocked before. */
+  signalsClose(fd: number, signals: bigint): number;
+  /** Signals that came, at most 16: number, si_code, pid, uid (as int32), status of each. -EAGAIN: none. */
+  signalsRead(fd: number, out: Int32Array): number;
 }
