@@ -1,0 +1,326 @@
+/**
+ * A child process whose memory comes from here: its socket, its regions, its end. The pager's thread, which must not be one that the
+ * child's pages depend on: whoever waits for the child while it waits for a page waits for ever.
+ */
+
+import type { ChildProcess } from 'node:child_process';
+import { EventEmitter } from 'node:events';
+import { GuestError } from '../errors/guest-error.js';
+import { type ChildStatus, type PidFd, readProcessMemory, Uffd, type UnixSocket, type Watch } from '../kernel/index.js';
+import { Counters, type GuestStats, readCounters } from './counters.js';
+import type { Observe } from './events.js';
+import { admit } from './handshake.js';
+import { decodeGuestMessage, encodeAck, encodeDrop, type DroppedMessage, MESSAGE_BYTES, type RegionMessage } from './protocol.js';
+import { GuestRegion, type RegionHost } from './region.js';
+import { Residency } from './residency.js';
+import type { GuestSource } from './source.js';
+import { checkReadahead, checkStrategy, type Policy, type Strategy } from './strategy.js';
+
+/** What `spawnPaged` has checked and opened. */
+export interface ProcessParts {
+  readonly child: ChildProcess;
+  readonly pidfd: PidFd;
+  readonly socket: UnixSocket;
+  readonly source: GuestSource;
+  readonly policy: Policy;
+  readonly faultTimeoutMs: number;
+  readonly handshakeTimeoutMs: number;
+  readonly onFailure: 'kill' | 'poison';
+  readonly observe: Observe | undefined;
+}
+
+interface Dropping {
+  resolve(): void;
+  reject(error: Error): void;
+}
+
+/**
+ * Events: 'region' (a {@link GuestRegion}) when the child hands memory over, 'status' (a ChildStatus) whenever it exits, is killed, stopped or
+ * continued, 'pageerror' (an Error) when a page cannot be had, 'error' when the pager itself had to give up; the child is killed then.
+ */
+export class PagedProcess extends EventEmitter {
+  readonly pid: number;
+  /** The process as `node:child_process` knows it: its streams, its 'exit'. */
+  readonly child: ChildProcess;
+  /** Resolves with the first region; rejects when the child ends, or says nothing for `handshakeTimeoutMs`, before that. */
+  readonly ready: Promise<void>;
+  /** How the process ended. Its regions are closed then. */
+  readonly exited: Promise<ChildStatus>;
+  readonly #parts: ProcessParts;
+  readonly #regions: GuestRegion[] = [];
+  readonly #watches: Watch[] = [];
+  readonly #counters = new Counters();
+  readonly #residency: Residency;
+  readonly #dropping = new Map<number, Dropping>();
+  readonly #host: RegionHost;
+  #serial = 0;
+  #over = false;
+  #isReady!: () => void;
+  #notReady!: (error: Error) => void;
+  #ended!: (status: ChildStatus) => void;
+  #handshake: NodeJS.Timeout | undefined;
+
+  constructor(parts: ProcessParts) {
+    super();
+    this.#parts = parts;
+    this.child = parts.child;
+    this.pid = parts.pidfd.pid;
+    this.ready = new Promise((resolve, reject) => {
+      this.#isReady = resolve;
+      this.#notReady = reject;
+    });
+    this.ready.catch(() => {}); // whoever does not wait for it hears of the end by `exited`
+    this.exited = new Promise((resolve) => {
+      this.#ended = resolve;
+    });
+    this.#residency = new Residency((error) => this.#broken(asError(error)));
+    this.#host = {
+      pid: this.pid,
+      source: parts.source,
+      policy: parts.policy,
+      counters: this.#counters,
+      residency: this.#residency,
+      faultTimeoutMs: parts.faultTimeoutMs,
+      observe: parts.observe,
+      drop: (address, byteLength) => this.#drop(address, byteLength),
+      copyOut: (address, into) => this.#copyOut(address, into),
+      pageFailed: (_region, _page, error) => this.#pageFailed(error),
+      broken: (error) => this.#broken(error),
+    };
+    this.#applyPolicy();
+    this.#watches.push(parts.socket.onReadable(() => this.#hear()));
+    this.#watches.push(parts.pidfd.onChange((status) => this.#changed(status)));
+    parts.child.once('exit', (code, signal) => this.#exitedByNode(code, signal));
+    if (parts.handshakeTimeoutMs > 0) {
+      this.#handshake = setTimeout(() => this.#silent(), parts.handshakeTimeoutMs);
+    }
+  }
+
+  /** The memory that the child has handed over, in that order. */
+  get regions(): readonly GuestRegion[] {
+    return this.#regions;
+  }
+
+  get strategy(): Strategy {
+    return this.#parts.policy.strategy;
+  }
+
+  /** Takes effect with the next fault; `eager` brings what is missing at once, `budget` takes away what is too much. */
+  set strategy(value: Strategy) {
+    const strategy = checkStrategy('strategy', value);
+    if (strategy === 'budget' && this.#regions.some((region) => !region.writeProtect)) {
+      throw new GuestError(
+        'ERR_PAGEFAULT_GUEST_HANDSHAKE',
+        'strategy budget needs memory that can be write-protected, or writes would be lost; the kernel of this child cannot',
+        { pid: this.pid },
+      );
+    }
+    this.#parts.policy.strategy = strategy;
+    this.#applyPolicy();
+    if (strategy !== 'eager') return;
+    for (const region of this.#regions) region.loadAll().catch((error) => this.#broken(asError(error)));
+  }
+
+  /** Pages that come with each page touched, in strategy `read-ahead`. */
+  set readahead(pages: number) {
+    this.#parts.policy.readahead = checkReadahead('readahead', pages);
+  }
+
+  stats(): GuestStats {
+    let resident = 0;
+    let saved = 0;
+    for (const region of this.#regions) {
+      resident += region.pages.resident * region.pageSize;
+      saved += region.pages.saved.size * region.pageSize;
+    }
+    return readCounters(this.#counters, resident, saved);
+  }
+
+  /** Sends a signal through the pidfd, which never reaches another process that got the same number. */
+  kill(signal: NodeJS.Signals = 'SIGTERM'): void {
+    if (!this.#over) this.#parts.pidfd.signal(signal);
+  }
+
+  /** Ends the child if it still runs (nobody could answer its faults), and waits for that. */
+  async close(): Promise<void> {
+    if (!this.#over) this.#killNow();
+    await this.exited;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #applyPolicy(): void {
+    const { policy } = this.#parts;
+    this.#residency.limit = policy.strategy === 'budget' ? policy.residentBytes : Number.POSITIVE_INFINITY;
+  }
+
+  /* --- what the child says ------------------------------------------------------------------------------------------- */
+
+  #hear(): void {
+    const { socket } = this.#parts;
+    try {
+      const state = socket.fill();
+      for (;;) {
+        const bytes = socket.read(MESSAGE_BYTES);
+        if (bytes === undefined) break;
+        const message = decodeGuestMessage(bytes);
+        if (typeof message === 'string') throw this.#wrong(`sent a message that is none: ${message}`);
+        if (message.kind === 'dropped') this.#dropped(message);
+        else this.#region(message, socket.takeFd());
+      }
+      if (state === 'end') this.#watches[0]?.close(); // what that means, the pidfd says
+    } catch (error) {
+      this.#broken(asError(error));
+    }
+  }
+
+  #wrong(what: string): GuestError {
+    return new GuestError('ERR_PAGEFAULT_GUEST_HANDSHAKE', `process ${this.pid} ${what}`, { pid: this.pid });
+  }
+
+  #region(message: RegionMessage, fd: number | undefined): void {
+    if (fd === undefined) throw this.#wrong('handed over memory without a descriptor');
+    const { policy, source } = this.#parts;
+    const admitted = admit(message, fd, { regions: this.#regions, source, policy, pid: this.pid });
+    if ('errno' in admitted) {
+      this.#parts.socket.send(encodeAck(message.address, admitted.errno, message.serial));
+      this.emit('refused', admitted.error);
+      if (this.#regions.length === 0) this.#notReady(admitted.error);
+      return;
+    }
+    const region = new GuestRegion(admitted.parts, this.#host);
+    this.#regions.push(region);
+    clearTimeout(this.#handshake);
+    const { address, byteLength, pageSize, memory } = region;
+    this.#parts.observe?.({ type: 'region', pid: this.pid, region: region.index, address, byteLength, pageSize, memory });
+    this.#watches.push(admitted.parts.uffd.onReadable(() => this.#serve(region)));
+    this.emit('region', region);
+    const go = (): void => {
+      if (this.#over) return;
+      this.#parts.socket.send(encodeAck(address, 0, message.serial));
+      this.#isReady();
+    };
+    if (policy.strategy !== 'eager') go();
+    else region.loadAll().then(go, (error) => this.#broken(asError(error)));
+  }
+
+  #serve(region: GuestRegion): void {
+    try {
+      region.serve(performance.now());
+    } catch (error) {
+      this.#broken(asError(error));
+    }
+  }
+
+  /* --- what the pager asks of the child --------------------------------------------------------------------------------- */
+
+  #drop(address: bigint, byteLength: number): Promise<void> {
+    this.#serial += 1;
+    const serial = this.#serial;
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(
+        () => done(() => reject(this.#wrong(`did not take pages away within ${this.#parts.faultTimeoutMs} ms`))),
+        this.#parts.faultTimeoutMs,
+      );
+      const done = (then: () => void): void => {
+        clearTimeout(timer);
+        this.#dropping.delete(serial);
+        then();
+      };
+      this.#dropping.set(serial, { resolve: () => done(resolve), reject: (error) => done(() => reject(error)) });
+      this.#parts.socket.send(encodeDrop(address, byteLength, serial));
+    });
+  }
+
+  #dropped({ serial, status }: DroppedMessage): void {
+    const dropping = this.#dropping.get(serial);
+    if (dropping === undefined) throw this.#wrong('answered what it was not asked');
+    if (status === 0) dropping.resolve();
+    else dropping.reject(this.#wrong(`cannot take pages away (errno ${status})`));
+  }
+
+  #copyOut(address: bigint, into: Uint8Array): void {
+    const got = readProcessMemory(this.pid, address, into);
+    if (got !== into.byteLength) throw this.#wrong(`let only ${got} of ${into.byteLength} bytes be read`);
+  }
+
+  /* --- ends --------------------------------------------------------------------------------------------------------------- */
+
+  #pageFailed(error: Error): 'poison' | 'killed' {
+    this.emit('pageerror', error);
+    if (this.#parts.onFailure === 'poison') return 'poison';
+    this.#killNow();
+    return 'killed';
+  }
+
+  /** The pager cannot go on. A child whose faults nobody answers would hang; one whose descriptors are closed would read zeroes. */
+  #broken(error: Error): void {
+    if (this.#over) return;
+    this.#killNow();
+    this.#notReady(error);
+    if (this.listenerCount('error') > 0) this.emit('error', error);
+  }
+
+  #silent(): void {
+    const { handshakeTimeoutMs } = this.#parts;
+    const error = new GuestError(
+      'ERR_PAGEFAULT_TIMEOUT',
+      `process ${this.pid} handed over no memory within ${handshakeTimeoutMs} ms, and was killed`,
+      { pid: this.pid },
+    );
+    this.#broken(error);
+  }
+
+  #killNow(): void {
+    try {
+      this.#parts.pidfd.signal('SIGKILL');
+    } catch {
+      // It has ended already.
+    }
+  }
+
+  #changed(status: ChildStatus): void {
+    if (this.#over) return;
+    if (status.state === 'exited' || status.state === 'killed') this.#finish(status);
+    else this.#announce(status);
+  }
+
+  /** Where the pidfd could not tell the status, `node:child_process` does. */
+  #exitedByNode(code: number | null, signal: NodeJS.Signals | null): void {
+    const status: ChildStatus =
+      signal === null ? { state: 'exited', code: code ?? 0 } : { state: 'killed', signal, coreDumped: false };
+    setImmediate(() => this.#finish(status)); // the pidfd is looked at in this turn of the loop, if it was not already
+  }
+
+  #announce(status: ChildStatus): void {
+    this.#parts.observe?.({ type: 'status', pid: this.pid, status });
+    this.emit('status', status);
+  }
+
+  #finish(status: ChildStatus): void {
+    if (this.#over) return;
+    this.#over = true;
+    clearTimeout(this.#handshake);
+    for (const watch of this.#watches) watch.close();
+    for (const region of this.#regions) region.end();
+    for (const dropping of [...this.#dropping.values()]) dropping.reject(this.#wrong('has ended'));
+    this.#parts.socket.close();
+    this.#parts.pidfd.close();
+    this.#announce(status);
+    this.#notReady(this.#wrong(`${describe(status)} before it handed over any memory`));
+    this.#parts.source.close().then(
+      () => this.#ended(status),
+      () => this.#ended(status),
+    );
+  }
+}
+
+function describe(status: ChildStatus): string {
+  return status.state === 'killed' ? `was killed by ${status.signal}` : `ended (${JSON.stringify(status)})`;
+}
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error));
+}

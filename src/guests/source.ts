@@ -1,0 +1,120 @@
+/**
+ * Where the pages of other processes come from. Nothing of this process is stopped while a child waits for a page, so that a store may be
+ * an object that lives here; what `pagefault/stores` names, and a segment, is read through a segment: the kernel copies from its memory
+ * straight into the child's, and what is not there yet is loaded without blocking the loop. Main thread or Worker that runs the pager.
+ */
+
+import { shown, wrongType } from '../errors/argument.js';
+import type { Range } from '../kernel/index.js';
+import { accept } from '../pager/answer.js';
+import type { How } from '../pager/read.js';
+import { map, Segment } from '../segment/index.js';
+import type { PageStore, ReadAnswer } from '../stores/contract.js';
+import type { StoreRef } from '../stores/ref.js';
+
+/** Bytes to copy, an address range of this process to copy from, or null: a page of zeroes. */
+export type Supply = Uint8Array | Range | null;
+
+/** An open source. */
+export interface GuestSource {
+  /** Bytes; what a region has beyond them reads zero. */
+  readonly byteLength: number;
+  readonly pageSize: number | undefined;
+  /** Bytes at `offset`, in `into` or elsewhere, as many as `into` has. */
+  read(offset: number, into: Uint8Array, how: How): Supply | Promise<Supply>;
+  /** After the kernel could not read the range that `read` named: makes it readable until disposed. */
+  readonly hold: ((offset: number, byteLength: number) => Promise<Disposable>) | undefined;
+  /** Another try may help after a failure. */
+  readonly retries: boolean;
+  close(): Promise<void>;
+}
+
+/** What a store loads at once where nothing says more: the price of a hand-over to the loading thread, shared by that many pages. */
+const CHUNK = 64 * 1024;
+
+class SegmentSource implements GuestSource {
+  readonly byteLength: number;
+  readonly pageSize: number;
+  readonly retries = false; // the segment has tried until its own deadline
+  readonly #segment: Segment;
+  readonly #chunk: number;
+  readonly #own: boolean;
+  readonly #base: bigint;
+
+  constructor(segment: Segment, chunk: number, own: boolean) {
+    this.#segment = segment;
+    this.byteLength = segment.byteLength;
+    this.pageSize = segment.pageSize;
+    this.#base = segment.address;
+    this.#chunk = chunk;
+    this.#own = own;
+  }
+
+  read(offset: number, into: Uint8Array): Supply {
+    return { address: this.#base + BigInt(offset), byteLength: into.byteLength };
+  }
+
+  readonly hold = async (offset: number, byteLength: number): Promise<Disposable> => {
+    const begin = Math.floor(offset / this.#chunk) * this.#chunk;
+    const end = Math.min(this.byteLength, Math.ceil((offset + byteLength) / this.#chunk) * this.#chunk);
+    return await this.#segment.pin(begin, end - begin);
+  };
+
+  async close(): Promise<void> {
+    if (this.#own) await this.#segment.close();
+  }
+}
+
+class StoreSource implements GuestSource {
+  readonly byteLength: number;
+  readonly pageSize: number | undefined;
+  readonly retries = true;
+  readonly hold = undefined;
+  readonly #store: PageStore;
+
+  constructor(store: PageStore) {
+    this.#store = store;
+    this.byteLength = store.byteLength;
+    this.pageSize = store.pageSize;
+  }
+
+  read(offset: number, into: Uint8Array, how: How): Supply | Promise<Supply> {
+    const wanted = Math.min(into.byteLength, this.byteLength - offset);
+    const target = wanted === into.byteLength ? into : into.subarray(0, Math.max(0, wanted));
+    const answer = wanted <= 0 ? null : this.#store.read(offset, target, how);
+    if (answer instanceof Promise) return answer.then((late) => take(late, target, into));
+    return take(answer, target, into);
+  }
+
+  async close(): Promise<void> {
+    await this.#store.close?.();
+  }
+}
+
+function take(answer: ReadAnswer, target: Uint8Array, into: Uint8Array): Supply {
+  if (accept(answer, target) < 0) return null;
+  if (target !== into) into.fill(0, target.byteLength);
+  return into;
+}
+
+function isPageStore(store: unknown): store is PageStore {
+  const { read, byteLength } = (typeof store === 'object' && store !== null ? store : {}) as Partial<PageStore>;
+  return typeof read === 'function' && typeof byteLength === 'number';
+}
+
+/** What `spawnPaged` takes as `store`. */
+export type GuestStore = StoreRef | Segment | PageStore;
+
+/** Opens what was given as `store`. A segment, or an object with `read`, stays the caller's own to close. */
+export async function openGuestSource(store: GuestStore, faultTimeoutMs: number): Promise<GuestSource> {
+  if (store instanceof Segment) return new SegmentSource(store, store.pageSize, false);
+  if (isPageStore(store)) {
+    if (!Number.isSafeInteger(store.byteLength) || store.byteLength <= 0) {
+      throw wrongType(`the store's byteLength must be a whole number above 0, not ${shown(store.byteLength)}`);
+    }
+    return new StoreSource(store);
+  }
+  const segment = await map(store, { faultTimeoutMs, readahead: 0 });
+  const chunk = store.kind === 'custom' ? segment.pageSize : Math.max(CHUNK, segment.pageSize);
+  return new SegmentSource(segment, chunk, true);
+}
