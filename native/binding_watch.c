@@ -75,7 +75,8 @@ static bool is_readable(int fd) {
 
 /* False: JavaScript cannot be called any more. An exception is an uncaught one, as in every callback of Node; the watch goes on. */
 static bool call_once(napi_env env, napi_value self, napi_value callback) {
-  napi_status status = napi_call_function(env, self, callback, 0, NULL, NULL);
+  napi_value at = pf_from_number(env, (double)pf_now_ns() / 1e6);
+  napi_status status = napi_call_function(env, self, callback, 1, &at, NULL);
   if (status == napi_pending_exception) {
     napi_value error = NULL;
     napi_get_and_clear_last_exception(env, &error);

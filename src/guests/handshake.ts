@@ -25,11 +25,15 @@ export type Admitted = { readonly parts: RegionParts } | { readonly errno: numbe
 export function admit(message: RegionMessage, fd: number, admitting: Admitting): Admitted {
   const refuse = (errno: number, why: string, cause?: unknown): Admitted => ({
     errno,
-    error: new GuestError('ERR_PAGEFAULT_GUEST_HANDSHAKE', `the memory of process ${admitting.pid} is refused: ${why}`, {
-      pid: admitting.pid,
-      errno,
-      cause,
-    }),
+    error: new GuestError(
+      'ERR_PAGEFAULT_GUEST_HANDSHAKE',
+      `the memory of process ${admitting.pid} is refused: ${why}`,
+      {
+        pid: admitting.pid,
+        errno,
+        cause,
+      },
+    ),
   });
   const wrong = wrongWith(message, admitting);
   if (wrong !== undefined) {
@@ -63,7 +67,8 @@ function wrongWith(message: RegionMessage, admitting: Admitting): { errno: numbe
   if (!Number.isSafeInteger(byteLength) || byteLength <= 0 || byteLength % pageSize !== 0 || end > 2n ** 64n) {
     return { errno: ERRNO.EINVAL, why: `${byteLength} bytes are no whole number of pages` };
   }
-  if (address % BigInt(pageSize) !== 0n) return { errno: ERRNO.EINVAL, why: `0x${address.toString(16)} is not page-aligned` };
+  if (address % BigInt(pageSize) !== 0n)
+    return { errno: ERRNO.EINVAL, why: `0x${address.toString(16)} is not page-aligned` };
   if (byteLength / pageSize > MOST_PAGES) return { errno: ERRNO.ENOSPC, why: 'it has more than 2^32 pages' };
   const stored = Math.ceil(source.byteLength / pageSize) * pageSize;
   if (!Number.isSafeInteger(storeOffset) || storeOffset % pageSize !== 0 || storeOffset + byteLength > stored) {
@@ -77,7 +82,10 @@ function wrongWith(message: RegionMessage, admitting: Admitting): { errno: numbe
   }
   if (regions.length >= MOST_REGIONS) return { errno: ERRNO.ENOSPC, why: `there are ${MOST_REGIONS} regions already` };
   if (policy.strategy === 'budget' && (message.flags & REGION.writeProtect) === 0) {
-    return { errno: ERRNO.EOPNOTSUPP, why: 'a budget needs write-protection, or writes would be lost; the kernel has none for this memory' };
+    return {
+      errno: ERRNO.EOPNOTSUPP,
+      why: 'a budget needs write-protection, or writes would be lost; the kernel has none for this memory',
+    };
   }
   return undefined;
 }

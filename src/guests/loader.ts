@@ -58,15 +58,22 @@ export class Loader {
   load(load: Load): void {
     if (this.#region.over) return;
     const saved = this.#region.pages.saved.get(load.page);
-    if (saved !== undefined) return this.#install(load, saved);
+    if (saved !== undefined) {
+      this.#install(load, saved);
+      return;
+    }
     const how = new How(load.ahead ? 2 : load.write ? 1 : 0);
     let supply: Supply | Promise<Supply>;
     try {
       supply = this.#host.source.read(this.#offsetOf(load.page), this.#buffer, how);
     } catch (error) {
-      return this.#failed(load, error);
+      this.#failed(load, error);
+      return;
     }
-    if (!(supply instanceof Promise)) return this.#install(load, supply);
+    if (!(supply instanceof Promise)) {
+      this.#install(load, supply);
+      return;
+    }
     this.#buffer = new Uint8Array(this.#region.pageSize);
     this.#await(load, supply, (bytes) => this.#install(load, bytes), how);
   }
@@ -113,7 +120,10 @@ export class Loader {
 
   #install(load: Load, supply: Supply): void {
     const range = this.#region.rangeOf(load.page);
-    if (range === undefined) return this.#gone(load);
+    if (range === undefined) {
+      this.#gone(load);
+      return;
+    }
     const { policy, observe } = this.#host;
     const watched = this.#region.writeProtect && (policy.trackWrites || policy.strategy === 'budget');
     const protect = watched && !load.write;
@@ -122,10 +132,17 @@ export class Loader {
     try {
       status = this.#uffd.resolve(range.address, supply ?? this.#zeroPage(), options).status;
     } catch (error) {
-      return this.#copyFailed(load, supply, error);
+      this.#copyFailed(load, supply, error);
+      return;
     }
-    if (status === 'done') return this.#installed(load, range, protect ? 'present' : watched ? 'dirty' : 'open');
-    if (status === 'again') return this.#later(load);
+    if (status === 'done') {
+      this.#installed(load, range, protect ? 'present' : watched ? 'dirty' : 'open');
+      return;
+    }
+    if (status === 'again') {
+      this.#later(load);
+      return;
+    }
     this.#gone(load);
   }
 
@@ -156,7 +173,8 @@ export class Loader {
       const error = new GuestError('ERR_PAGEFAULT_TIMEOUT', `the memory of process ${this.#host.pid} kept changing`, {
         pid: this.#host.pid,
       });
-      return this.#giveUp(load, error);
+      this.#giveUp(load, error);
+      return;
     }
     this.#again.push(load);
     if (this.#again.length === 1) setImmediate(() => this.#region.serve(performance.now()));
@@ -173,7 +191,10 @@ export class Loader {
   #copyFailed(load: Load, supply: Supply, error: unknown): void {
     const { hold } = this.#host.source;
     const unread = error instanceof UffdError && error.errno === EFAULT && supply !== null && 'address' in supply;
-    if (!unread || hold === undefined) return this.#failed(load, error);
+    if (!unread || hold === undefined) {
+      this.#failed(load, error);
+      return;
+    }
     const offset = this.#offsetOf(load.page);
     const wanted = Math.min(this.#region.pageSize, this.#host.source.byteLength - offset);
     this.#await(load, hold(offset, wanted), (held) => {
@@ -194,7 +215,10 @@ export class Loader {
       (source.retries || kernel) && !isPermanent(error)
         ? pauseBeforeRetry(load.failed, remaining, faultTimeoutMs)
         : undefined;
-    if (pause === undefined) return this.#giveUp(load, error);
+    if (pause === undefined) {
+      this.#giveUp(load, error);
+      return;
+    }
     counters.retries += 1;
     setTimeout(() => this.load(load), pause);
   }

@@ -6,11 +6,18 @@
 import type { ChildProcess } from 'node:child_process';
 import { EventEmitter } from 'node:events';
 import { GuestError } from '../errors/guest-error.js';
-import { type ChildStatus, type PidFd, readProcessMemory, Uffd, type UnixSocket, type Watch } from '../kernel/index.js';
+import { type ChildStatus, type PidFd, readProcessMemory, type UnixSocket, type Watch } from '../kernel/index.js';
 import { Counters, type GuestStats, readCounters } from './counters.js';
 import type { Observe } from './events.js';
 import { admit } from './handshake.js';
-import { decodeGuestMessage, encodeAck, encodeDrop, type DroppedMessage, MESSAGE_BYTES, type RegionMessage } from './protocol.js';
+import {
+  type DroppedMessage,
+  decodeGuestMessage,
+  encodeAck,
+  encodeDrop,
+  MESSAGE_BYTES,
+  type RegionMessage,
+} from './protocol.js';
 import { GuestRegion, type RegionHost } from './region.js';
 import { Residency } from './residency.js';
 import type { GuestSource } from './source.js';
@@ -28,6 +35,9 @@ export interface ProcessParts {
   readonly onFailure: 'kill' | 'poison';
   readonly observe: Observe | undefined;
 }
+
+/** Milliseconds between the moments from which `process.hrtime` and `performance.now` count. */
+const CLOCK_OFFSET = Number(process.hrtime.bigint()) / 1e6 - performance.now();
 
 interface Dropping {
   resolve(): void;
@@ -194,8 +204,16 @@ export class PagedProcess extends EventEmitter {
     this.#regions.push(region);
     clearTimeout(this.#handshake);
     const { address, byteLength, pageSize, memory } = region;
-    this.#parts.observe?.({ type: 'region', pid: this.pid, region: region.index, address, byteLength, pageSize, memory });
-    this.#watches.push(admitted.parts.uffd.onReadable(() => this.#serve(region)));
+    this.#parts.observe?.({
+      type: 'region',
+      pid: this.pid,
+      region: region.index,
+      address,
+      byteLength,
+      pageSize,
+      memory,
+    });
+    this.#watches.push(admitted.parts.uffd.onReadable((at) => this.#serve(region, at)));
     this.emit('region', region);
     const go = (): void => {
       if (this.#over) return;
@@ -206,9 +224,10 @@ export class PagedProcess extends EventEmitter {
     else region.loadAll().then(go, (error) => this.#broken(asError(error)));
   }
 
-  #serve(region: GuestRegion): void {
+  /** `at` is the monotonic clock's, which counts from another moment than `performance.now()`. */
+  #serve(region: GuestRegion, at: number): void {
     try {
-      region.serve(performance.now());
+      region.serve(at - CLOCK_OFFSET);
     } catch (error) {
       this.#broken(asError(error));
     }

@@ -174,7 +174,10 @@ export class GuestRegion {
 
   #fault(event: Extract<UffdEvent, { type: 'pagefault' }>, since: number): void {
     const offset = this.#spans.offsetOf(event.address);
-    if (offset === undefined) return this.#stray(event);
+    if (offset === undefined) {
+      this.#stray(event);
+      return;
+    }
     const page = Math.floor(offset / this.pageSize);
     const { observe, counters, residency } = this.#host;
     if (observe !== undefined) {
@@ -182,7 +185,10 @@ export class GuestRegion {
       this.tell({ type: 'fault', page, kind, access, address, thread });
     }
     residency.saw(event.thread);
-    if (event.kind === 'write-protect') return this.#writeFault(page);
+    if (event.kind === 'write-protect') {
+      this.#writeFault(page);
+      return;
+    }
     const load = this.#newLoad(page, event.access === 'write', false, since);
     const state = this.pages.state(page);
     if (state === GUEST_PAGE.loading || state === GUEST_PAGE.evicting) {
@@ -190,7 +196,10 @@ export class GuestRegion {
       if (state === GUEST_PAGE.evicting) this.#wanted.set(page, load);
       return;
     }
-    if (this.pages.isResident(page)) return this.#duplicate(page);
+    if (this.pages.isResident(page)) {
+      this.#duplicate(page);
+      return;
+    }
     counters.faults += 1;
     this.#demand(load);
     if (this.#host.policy.strategy === 'read-ahead') this.#readAhead(page);

@@ -6,9 +6,11 @@
 
 import { shown, wrongType } from '../errors/argument.js';
 import type { Range } from '../kernel/index.js';
-import { accept } from '../pager/answer.js';
+import { accept, isThenable } from '../pager/answer.js';
+import { Lane } from '../pager/lane.js';
 import type { How } from '../pager/read.js';
-import { map, Segment } from '../segment/index.js';
+import { map } from '../segment/index.js';
+import { Segment } from '../segment/segment.js';
 import type { PageStore, ReadAnswer } from '../stores/contract.js';
 import type { StoreRef } from '../stores/ref.js';
 
@@ -71,19 +73,54 @@ class StoreSource implements GuestSource {
   readonly retries = true;
   readonly hold = undefined;
   readonly #store: PageStore;
+  readonly #lane: Lane<() => void>;
 
   constructor(store: PageStore) {
     this.#store = store;
+    this.#lane = new Lane(store.concurrency ?? 16);
     this.byteLength = store.byteLength;
     this.pageSize = store.pageSize;
   }
 
   read(offset: number, into: Uint8Array, how: How): Supply | Promise<Supply> {
     const wanted = Math.min(into.byteLength, this.byteLength - offset);
-    const target = wanted === into.byteLength ? into : into.subarray(0, Math.max(0, wanted));
-    const answer = wanted <= 0 ? null : this.#store.read(offset, target, how);
-    if (answer instanceof Promise) return answer.then((late) => take(late, target, into));
-    return take(answer, target, into);
+    if (wanted <= 0) return null;
+    const target = wanted === into.byteLength ? into : into.subarray(0, wanted);
+    if (!this.#lane.enter()) return this.#queued(offset, target, into, how);
+    return this.#ask(offset, target, into, how);
+  }
+
+  /** With a place taken, which is given back when the store has answered. */
+  #ask(offset: number, target: Uint8Array, into: Uint8Array, how: How): Supply | Promise<Supply> {
+    let later = false;
+    try {
+      const answer = this.#store.read(offset, target, how);
+      if (!isThenable(answer)) return take(answer, target, into);
+      later = true;
+      return Promise.resolve(answer)
+        .then((late) => take(late, target, into))
+        .finally(() => this.#leave());
+    } finally {
+      if (!later) this.#leave();
+    }
+  }
+
+  #leave(): void {
+    this.#lane.leave()?.();
+  }
+
+  /** As many reads are under way as the store wants at once: demand goes before what is read ahead. */
+  #queued(offset: number, target: Uint8Array, into: Uint8Array, how: How): Promise<Supply> {
+    return new Promise((resolve, reject) => {
+      const begin = (): void => {
+        try {
+          resolve(this.#ask(offset, target, into, how));
+        } catch (error) {
+          reject(error);
+        }
+      };
+      this.#lane.wait(begin, how.access === 'ahead');
+    });
   }
 
   async close(): Promise<void> {

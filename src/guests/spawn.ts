@@ -1,8 +1,8 @@
 /** `spawnPaged`: starts a program whose memory, as far as it asks for that, comes from a store. */
 
-import { type SpawnOptions, spawn, type StdioOptions } from 'node:child_process';
-import { GuestError } from '../errors/guest-error.js';
+import { type SpawnOptions, type StdioOptions, spawn } from 'node:child_process';
 import { outOfRange, shown, wrongType } from '../errors/argument.js';
+import { GuestError } from '../errors/guest-error.js';
 import { PidFd, UnixSocket } from '../kernel/index.js';
 import { checkKeys } from '../options/keys.js';
 import { parseSize } from '../options/sizes.js';
@@ -89,7 +89,9 @@ interface Checked {
 
 function milliseconds(name: string, value: unknown, least: number): number {
   if (Number.isSafeInteger(value) && Number(value) >= least && Number(value) <= 2 ** 31 - 1) return Number(value);
-  throw outOfRange(`spawnPaged(): ${name} must be a whole number of milliseconds from ${least} to 2^31 - 1, not ${shown(value)}`);
+  throw outOfRange(
+    `spawnPaged(): ${name} must be a whole number of milliseconds from ${least} to 2^31 - 1, not ${shown(value)}`,
+  );
 }
 
 function check(command: unknown, args: unknown, options: SpawnPagedOptions): Checked {
@@ -102,7 +104,8 @@ function check(command: unknown, args: unknown, options: SpawnPagedOptions): Che
   checkKeys('spawnPaged()', options, KNOWN);
   const { strategy = 'on-demand', readahead = 8, resident, trackWrites = false, onFailure = 'kill' } = options;
   if (options.store === undefined) throw wrongType("spawnPaged(): there is no store; such as store: file('image.bin')");
-  if (typeof trackWrites !== 'boolean') throw wrongType(`spawnPaged(): trackWrites must be a boolean, not ${shown(trackWrites)}`);
+  if (typeof trackWrites !== 'boolean')
+    throw wrongType(`spawnPaged(): trackWrites must be a boolean, not ${shown(trackWrites)}`);
   if (onFailure !== 'kill' && onFailure !== 'poison') {
     throw wrongType(`spawnPaged(): onFailure must be 'kill' or 'poison', not ${shown(onFailure)}`);
   }

@@ -15,12 +15,17 @@ export interface WatchOptions {
   keepAlive?: boolean;
 }
 
+<<<<<<< HEAD
 /** What a watch is made of. */
 export interface WatchSource {
   ref(keepsAlive: boolean): void;
   /** Called once. */
   stop(): void;
 }
+=======
+/** `at`: when the descriptor was found readable, in milliseconds of the clock of `process.hrtime`. */
+export type Readable = (at: number) => void;
+>>>>>>> ac82254 (Test spawnPaged with a C program that checks every byte)
 
 const { EBADF, EEXIST, EPERM } = constants.errno;
 
@@ -65,7 +70,7 @@ export class Watch implements Disposable {
    * @throws {DescriptorError} not open, or a file or directory, which cannot be watched
    * @throws {SystemError} watched on this thread already (EEXIST)
    */
-  static start(fd: number, callback: () => void, options: WatchOptions = {}, ended?: () => void): Watch {
+  static start(fd: number, callback: Readable, options: WatchOptions = {}, ended?: () => void): Watch {
     checkFd('watch', fd);
     checkCallback('watch', callback);
     checkKeys('watch', options, ['keepAlive']);
@@ -120,6 +125,6 @@ export class Watch implements Disposable {
 }
 
 /** Calls `callback` whenever `fd` is readable: see {@link Watch}. */
-export function watch(fd: number, callback: () => void, options: WatchOptions = {}): Watch {
+export function watch(fd: number, callback: Readable, options: WatchOptions = {}): Watch {
   return Watch.start(fd, callback, options);
 }
