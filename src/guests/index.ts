@@ -1,5 +1,8 @@
 /** `pagefault/guests`: pages for other processes. */
 
+export { Counters, type GuestStats } from './counters.js';
+export type { Observe, PageEvent, PagingEvent } from './events.js';
+export { Latencies, type Percentiles } from './latency.js';
 export {
   isPaged,
   type PagedMemory,
@@ -7,9 +10,6 @@ export {
   type PagedMemoryOptions,
   pagedMemory,
 } from './paged-memory.js';
-export { Counters, type GuestStats } from './counters.js';
-export type { Observe, PageEvent, PagingEvent } from './events.js';
-export { Latencies, type Percentiles } from './latency.js';
 export { GUEST_PAGE } from './pages.js';
 export { PagedProcess } from './process.js';
 export type { GuestMemoryKind } from './protocol.js';

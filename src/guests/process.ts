@@ -5,7 +5,9 @@
 
 import type { ChildProcess } from 'node:child_process';
 import { EventEmitter } from 'node:events';
+import { constants } from 'node:os';
 import { GuestError } from '../errors/guest-error.js';
+import { SystemError } from '../errors/system-error.js';
 import { type ChildStatus, type PidFd, readProcessMemory, type UnixSocket, type Watch } from '../kernel/index.js';
 import { Counters, type GuestStats, readCounters } from './counters.js';
 import type { Observe } from './events.js';
@@ -63,8 +65,11 @@ export class PagedProcess extends EventEmitter {
   readonly #residency: Residency;
   readonly #dropping = new Map<number, Dropping>();
   readonly #host: RegionHost;
+  /** Node has taken the child's end, so that no zombie is left. */
+  readonly #reaped: Promise<void>;
   #serial = 0;
   #over = false;
+  #failure: Error | undefined;
   #isReady!: () => void;
   #notReady!: (error: Error) => void;
   #ended!: (status: ChildStatus) => void;
@@ -100,7 +105,12 @@ export class PagedProcess extends EventEmitter {
     this.#applyPolicy();
     this.#watches.push(parts.socket.onReadable(() => this.#hear()));
     this.#watches.push(parts.pidfd.onChange((status) => this.#changed(status)));
-    parts.child.once('exit', (code, signal) => this.#exitedByNode(code, signal));
+    this.#reaped = new Promise((resolve) => {
+      parts.child.once('exit', (code, signal) => {
+        this.#exitedByNode(code, signal);
+        resolve();
+      });
+    });
     if (parts.handshakeTimeoutMs > 0) {
       this.#handshake = setTimeout(() => this.#silent(), parts.handshakeTimeoutMs);
     }
@@ -109,6 +119,11 @@ export class PagedProcess extends EventEmitter {
   /** The memory that the child has handed over, in that order. */
   get regions(): readonly GuestRegion[] {
     return this.#regions;
+  }
+
+  /** Why the pager had to kill the child, if it had to. */
+  get failure(): Error | undefined {
+    return this.#failure;
   }
 
   get strategy(): Strategy {
@@ -171,7 +186,7 @@ export class PagedProcess extends EventEmitter {
   #hear(): void {
     const { socket } = this.#parts;
     try {
-      const state = socket.fill();
+      const state = this.#fill();
       for (;;) {
         const bytes = socket.read(MESSAGE_BYTES);
         if (bytes === undefined) break;
@@ -186,6 +201,16 @@ export class PagedProcess extends EventEmitter {
     }
   }
 
+  /** A child that ended without reading all it was told is at its end, too. */
+  #fill(): 'data' | 'empty' | 'end' {
+    try {
+      return this.#parts.socket.fill();
+    } catch (error) {
+      if (error instanceof SystemError && error.errno === constants.errno.ECONNRESET) return 'end';
+      throw error;
+    }
+  }
+
   #wrong(what: string): GuestError {
     return new GuestError('ERR_PAGEFAULT_GUEST_HANDSHAKE', `process ${this.pid} ${what}`, { pid: this.pid });
   }
@@ -195,7 +220,7 @@ export class PagedProcess extends EventEmitter {
     const { policy, source } = this.#parts;
     const admitted = admit(message, fd, { regions: this.#regions, source, policy, pid: this.pid });
     if ('errno' in admitted) {
-      this.#parts.socket.send(encodeAck(message.address, admitted.errno, message.serial));
+      this.#send(encodeAck(message.address, admitted.errno, message.serial));
       this.emit('refused', admitted.error);
       if (this.#regions.length === 0) this.#notReady(admitted.error);
       return;
@@ -217,7 +242,7 @@ export class PagedProcess extends EventEmitter {
     this.emit('region', region);
     const go = (): void => {
       if (this.#over) return;
-      this.#parts.socket.send(encodeAck(address, 0, message.serial));
+      this.#send(encodeAck(address, 0, message.serial));
       this.#isReady();
     };
     if (policy.strategy !== 'eager') go();
@@ -231,6 +256,17 @@ export class PagedProcess extends EventEmitter {
     } catch (error) {
       this.#broken(asError(error));
     }
+  }
+
+  /** A child that is ending does not read any more; that it ends, the pidfd tells. */
+  #send(message: Uint8Array): void {
+    try {
+      if (this.#parts.socket.send(message) === message.byteLength) return;
+    } catch (error) {
+      if (error instanceof SystemError && error.errno === constants.errno.EPIPE) return;
+      throw error;
+    }
+    throw this.#wrong('does not read what its pager says');
   }
 
   /* --- what the pager asks of the child --------------------------------------------------------------------------------- */
@@ -249,7 +285,7 @@ export class PagedProcess extends EventEmitter {
         then();
       };
       this.#dropping.set(serial, { resolve: () => done(resolve), reject: (error) => done(() => reject(error)) });
-      this.#parts.socket.send(encodeDrop(address, byteLength, serial));
+      this.#send(encodeDrop(address, byteLength, serial));
     });
   }
 
@@ -270,6 +306,7 @@ export class PagedProcess extends EventEmitter {
   #pageFailed(error: Error): 'poison' | 'killed' {
     this.emit('pageerror', error);
     if (this.#parts.onFailure === 'poison') return 'poison';
+    this.#failure ??= error;
     this.#killNow();
     return 'killed';
   }
@@ -277,6 +314,7 @@ export class PagedProcess extends EventEmitter {
   /** The pager cannot go on. A child whose faults nobody answers would hang; one whose descriptors are closed would read zeroes. */
   #broken(error: Error): void {
     if (this.#over) return;
+    this.#failure ??= error;
     this.#killNow();
     this.#notReady(error);
     if (this.listenerCount('error') > 0) this.emit('error', error);
@@ -329,10 +367,8 @@ export class PagedProcess extends EventEmitter {
     this.#parts.pidfd.close();
     this.#announce(status);
     this.#notReady(this.#wrong(`${describe(status)} before it handed over any memory`));
-    this.#parts.source.close().then(
-      () => this.#ended(status),
-      () => this.#ended(status),
-    );
+    const closed = this.#parts.source.close().catch(() => {}); // nobody reads from it any more
+    Promise.all([closed, this.#reaped]).then(() => this.#ended(status));
   }
 }
 

@@ -6,7 +6,9 @@
  * is answered, because the kernel hands faults out first and a page that was given up must not be filled from before.
  */
 
+import { constants } from 'node:os';
 import { GuestError } from '../errors/guest-error.js';
+import { SystemError } from '../errors/system-error.js';
 import type { Range, Uffd, UffdEvent } from '../kernel/index.js';
 import type { Counters } from './counters.js';
 import type { Observe, PageEvent, PagingEvent } from './events.js';
@@ -18,6 +20,7 @@ import type { GuestSource } from './source.js';
 import { Spans } from './spans.js';
 import type { Policy } from './strategy.js';
 
+const { EAGAIN, ENOENT, ESRCH } = constants.errno;
 const MESSAGE_BYTES = 32;
 const MESSAGES = 64;
 /** Pages that `eager` brings before the event loop has its turn. */
@@ -242,14 +245,37 @@ export class GuestRegion {
       this.pages.saved.delete(page);
       this.tell({ type: 'written', page });
     }
-    if (this.pages.isResident(page)) this.#uffd.removeWriteProtection(range);
-    else this.#uffd.wake(range);
+    if (!this.pages.isResident(page)) this.#uffd.wake(range);
+    else this.#eventually(() => this.#allowWrites(page, range)).catch((error) => this.#host.broken(error));
+  }
+
+  /** Looks again, because it may run late: a page that is being evicted by then must stay protected, or the write would be lost. */
+  #allowWrites(page: number, range: Range): void {
+    const state = this.pages.state(page);
+    if (state === GUEST_PAGE.dirty || state === GUEST_PAGE.open) this.#uffd.removeWriteProtection(range);
+  }
+
+  /** The kernel refuses to protect memory that is changing: each event that says so must have been read, and the change be over. */
+  async #eventually(call: () => void): Promise<void> {
+    const deadline = performance.now() + this.#host.faultTimeoutMs;
+    for (;;) {
+      try {
+        call();
+        return;
+      } catch (error) {
+        const errno = error instanceof SystemError ? error.errno : undefined;
+        if (this.#over || errno === ESRCH || errno === ENOENT) return; // ended, or unmapped
+        if (errno !== EAGAIN || performance.now() > deadline) throw error;
+      }
+      await turn();
+    }
   }
 
   /* --- loading ------------------------------------------------------------------------------------------------------- */
 
   #demand(load: Load): void {
-    const { policy, residency } = this.#host;
+    const { policy, residency, counters } = this.#host;
+    if (this.pages.state(load.page) === GUEST_PAGE.evicted) counters.reloads += 1;
     this.pages.set(load.page, GUEST_PAGE.loading);
     const begin = (): void => {
       residency.enter(this, load.page);
@@ -298,19 +324,19 @@ export class GuestRegion {
   }
 
   async #evictRun(first: number, count: number, range: Range): Promise<void> {
-    this.#uffd.writeProtect(range);
-    const saves: boolean[] = [];
     const before = this.pages.states.slice(first, first + count);
-    for (let i = 0; i < count; i++) {
-      if (before[i] !== GUEST_PAGE.present) this.#save(first + i, range.address + BigInt(i * this.pageSize));
-      saves.push(this.pages.saved.has(first + i));
-      this.pages.set(first + i, GUEST_PAGE.evicting);
-    }
+    for (let page = first; page < first + count; page++) this.pages.set(page, GUEST_PAGE.evicting);
+    const saves: boolean[] = [];
     try {
+      await this.#eventually(() => this.#uffd.writeProtect(range));
+      for (let i = 0; i < count; i++) {
+        if (before[i] !== GUEST_PAGE.present) this.#save(first + i, range.address + BigInt(i * this.pageSize));
+        saves.push(this.pages.saved.has(first + i));
+      }
       await this.#host.drop(range.address, range.byteLength);
     } catch (error) {
-      // They are still there, and still protected.
-      for (let i = 0; i < count; i++) this.pages.set(first + i, GUEST_PAGE.present);
+      // They are still there. What nobody knows is `open`; a write fault is answered in either state.
+      for (let i = 0; i < count; i++) this.pages.set(first + i, before[i] ?? GUEST_PAGE.open);
       if (!this.#over) this.#uffd.wake(range);
       throw error;
     }

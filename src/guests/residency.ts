@@ -13,6 +13,9 @@ interface Resident {
 /** With fewer, two pages that one instruction needs would chase each other out; each further thread needs two more. */
 const LEAST_PAGES = 4;
 
+/** Each may be a message of its own, and what has not been read yet waits in the socket. */
+const MOST_AT_ONCE = 128;
+
 export class Residency {
   /** In order of arrival. A page that went and came again has two entries; the first finds it gone, or takes it early. */
   #queue: Resident[] = [];
@@ -95,11 +98,13 @@ export class Residency {
   #victims(): Map<GuestRegion, number[]> {
     const victims = new Map<GuestRegion, number[]>();
     let freed = 0;
+    let count = 0;
     for (let left = this.#queue.length - this.#head; left > 0; left--) {
       const { region, page } = this.#queue[this.#head] as Resident;
       const limit = this.#limitFor(region);
       const goal = this.#waiting.length > 0 ? limit - Math.max(region.pageSize, limit / 8) : limit;
-      if (this.#bytes - freed <= goal) break;
+      if (this.#bytes - freed <= goal || count === MOST_AT_ONCE) break;
+      count += 1;
       this.#head += 1;
       const how = region.mayEvict(page);
       if (how === 'later') this.#queue.push({ region, page });

@@ -150,16 +150,13 @@ export async function spawnPaged(
   try {
     const { policy } = checked;
     const residentBytes = checked.resident ?? Math.ceil(source.byteLength / 4);
-    const started = await start(command, args, options);
-    const { socket } = started;
-    socket.send(
-      encodeHello({
-        flags: WISH.writeProtect | WISH.drops,
-        storeLength: source.byteLength,
-        pageSize: source.pageSize ?? 0,
-        answerMs: checked.faultTimeoutMs,
-      }),
-    );
+    const hello = encodeHello({
+      flags: WISH.writeProtect | WISH.drops,
+      storeLength: source.byteLength,
+      pageSize: source.pageSize ?? 0,
+      answerMs: checked.faultTimeoutMs,
+    });
+    const started = await start(command, args, options, hello);
     const process_ = new PagedProcess({
       ...started,
       source,
@@ -181,8 +178,9 @@ export async function spawnPaged(
 }
 
 /** The child, its pidfd and our end of its socket. Nothing of it is left when it throws. */
-async function start(command: string, args: readonly string[], options: SpawnPagedOptions) {
+async function start(command: string, args: readonly string[], options: SpawnPagedOptions, hello: Uint8Array) {
   const [socket, theirs] = UnixSocket.pair();
+  socket.send(hello); // waits for the child in the socket
   const { stdio, at } = stdioOf(options.stdio, theirs.fd);
   const spawnOptions: SpawnOptions = {
     stdio,

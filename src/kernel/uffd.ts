@@ -30,7 +30,7 @@ import { checkBuffer, MESSAGE_BYTES, readFailure, toEvents, type UffdEvent } fro
 import { checkTransfer, pagesFailure, rangeFailure, type UffdCall } from './uffd-failures.js';
 import { type OpenedUffd, openUffd, type UffdOptions, type UffdOrigin } from './uffd-open.js';
 import { type Resolution, type ResolveOptions, resolve } from './uffd-resolve.js';
-import { Watch, type WatchOptions } from './watch.js';
+import { type Readable, Watch, type WatchOptions } from './watch.js';
 
 export interface WakeOption {
   /** Whoever waits on the pages goes on. @default true */
@@ -308,7 +308,7 @@ export class Uffd implements Disposable {
    * Calls back on this thread's event loop whenever there is something to read. One watch at a time and thread; `close` ends it.
    * @throws {TypeError} the descriptor is a blocking one, which the kernel always says to be in error
    */
-  onReadable(callback: () => void, options?: WatchOptions): Watch {
+  onReadable(callback: Readable, options?: WatchOptions): Watch {
     const fd = this.#open();
     if (!this.nonBlocking) {
       throw wrongType('onReadable: the event loop can watch only a userfaultfd that was opened with nonBlocking: true');

@@ -15,17 +15,15 @@ export interface WatchOptions {
   keepAlive?: boolean;
 }
 
-<<<<<<< HEAD
 /** What a watch is made of. */
 export interface WatchSource {
   ref(keepsAlive: boolean): void;
   /** Called once. */
   stop(): void;
 }
-=======
+
 /** `at`: when the descriptor was found readable, in milliseconds of the clock of `process.hrtime`. */
 export type Readable = (at: number) => void;
->>>>>>> ac82254 (Test spawnPaged with a C program that checks every byte)
 
 const { EBADF, EEXIST, EPERM } = constants.errno;
 
