@@ -47,9 +47,10 @@ static bool read_source(napi_env env, napi_value value, uint64_t len, uint64_t *
   if (read_address(env, value, out)) {
     return *out + len > *out;
   }
-  uint8_t *bytes;
+  napi_typedarray_type type; /* the call itself refuses what is no typed array */
   size_t have;
-  if (!pf_bytes(env, value, &bytes, &have) || have < len) {
+  void *bytes;
+  if (napi_get_typedarray_info(env, value, &type, &have, &bytes, NULL, NULL) != napi_ok || type != napi_uint8_array || have < len) {
     return false;
   }
   *out = (uintptr_t)bytes;

@@ -1,0 +1,229 @@
+/** Faults and other events of a userfaultfd, with Workers that touch the memory while this thread serves. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Mapping, type PagefaultEvent, pageSize, Uffd, type UffdEvent } from 'pagefault/kernel';
+import { openFds, until } from '../helpers/descriptors.js';
+import { closeAll, nextEvent, toucher } from '../helpers/toucher.js';
+
+const TIMEOUT = { timeout: 60_000 };
+const PAGE = pageSize();
+const filled = (value: number, pages = 1): Uint8Array => new Uint8Array(pages * PAGE).fill(value);
+
+test('one fault is read, answered, and the thread goes on', TIMEOUT, async () => {
+  const uffd = Uffd.open({ features: ['thread-id'] });
+  const mapping = Mapping.anonymous(2 * PAGE);
+  const thread = await toucher();
+  uffd.register(mapping, 'missing');
+  const read = thread.order('read', mapping, PAGE + 5);
+  const event = (await nextEvent(uffd)) as PagefaultEvent;
+  assert.equal(event.type, 'pagefault');
+  assert.equal(event.kind, 'missing');
+  assert.equal(event.access, 'read');
+  assert.equal(event.address, mapping.address + BigInt(PAGE));
+  assert.ok((event.thread ?? 0) > 0 && event.thread !== process.pid);
+  assert.equal(uffd.copy(event.address, filled(7)), PAGE);
+  assert.equal(await read, 7);
+  const write = thread.order('write', mapping, 0, 9);
+  assert.equal(((await nextEvent(uffd)) as PagefaultEvent).access, 'write');
+  uffd.zeropage({ address: mapping.address, byteLength: PAGE });
+  assert.equal(await write, 9);
+  await thread.end();
+  closeAll(uffd, mapping);
+});
+
+test('a non-blocking descriptor has no event until there is one', TIMEOUT, async () => {
+  const uffd = Uffd.open();
+  const mapping = Mapping.anonymous(PAGE);
+  const thread = await toucher();
+  uffd.register(mapping, 'missing');
+  assert.equal(uffd.readEvent(), undefined);
+  assert.deepEqual(uffd.readEvents(), []);
+  assert.deepEqual(uffd.readEvents(new Uint8Array(32)), []);
+  const read = thread.order('read', mapping);
+  const event = await nextEvent(uffd);
+  assert.equal(event.type === 'pagefault' && event.thread, undefined);
+  assert.equal(uffd.readEvent(), undefined);
+  uffd.zeropage(mapping);
+  assert.equal(await read, 0);
+  await thread.end();
+  closeAll(uffd, mapping);
+});
+
+test('the faults of five threads are read at once, into a buffer that is used again', TIMEOUT, async () => {
+  const uffd = Uffd.open();
+  const mapping = Mapping.anonymous(5 * PAGE);
+  const threads = await Promise.all(Array.from({ length: 5 }, toucher));
+  uffd.register(mapping, 'missing');
+  const reads = threads.map((thread, i) => thread.order('read', mapping, i * PAGE));
+  const buffer = new Uint8Array(5 * 32 + 31);
+  const seen: UffdEvent[] = [];
+  await sleep(300); // until all of them wait; if one is late, it is read later
+  const first = uffd.readEvents(buffer);
+  assert.ok(first.length > 1, `${first.length} at once`);
+  seen.push(...first);
+  while (seen.length < 5) {
+    seen.push(...uffd.readEvents(buffer));
+    await sleep(2);
+  }
+  const addresses = seen.map((event) => event.type === 'pagefault' && event.address);
+  assert.deepEqual(new Set(addresses), new Set([0, 1, 2, 3, 4].map((i) => mapping.address + BigInt(i * PAGE))));
+  for (const [i] of reads.entries()) uffd.copy(mapping.address + BigInt(i * PAGE), filled(i + 1));
+  assert.deepEqual(await Promise.all(reads), [1, 2, 3, 4, 5]);
+  await Promise.all(threads.map((thread) => thread.end()));
+  closeAll(uffd, mapping);
+});
+
+test('a page that was missing is write-protected, and the write to it is a fault of its own', TIMEOUT, async () => {
+  const uffd = Uffd.open({ features: ['pagefault-flag-wp'] });
+  const mapping = Mapping.anonymous(PAGE);
+  const thread = await toucher();
+  const ioctls = uffd.register(mapping, ['missing', 'write-protect']);
+  assert.ok(ioctls.has('writeprotect'));
+  const write = thread.order('write', mapping, 3, 8);
+  const missing = (await nextEvent(uffd)) as PagefaultEvent;
+  assert.equal(missing.kind, 'missing');
+  assert.equal(missing.access, 'write');
+  uffd.copy(mapping.address, filled(1), { writeProtect: true });
+  const protectedFault = (await nextEvent(uffd)) as PagefaultEvent;
+  assert.equal(protectedFault.kind, 'write-protect');
+  assert.equal(protectedFault.access, 'write');
+  uffd.removeWriteProtection(mapping);
+  assert.equal(await write, 8);
+  uffd.writeProtect(mapping);
+  assert.equal(await thread.order('read', mapping, 0), 1);
+  const again = thread.order('write', mapping, 4, 6);
+  assert.equal(((await nextEvent(uffd)) as PagefaultEvent).kind, 'write-protect');
+  uffd.removeWriteProtection(mapping, { wake: false });
+  await sleep(30);
+  uffd.wake(mapping);
+  assert.equal(await again, 6);
+  await thread.end();
+  closeAll(uffd, mapping);
+});
+
+test(
+  'a woken thread that finds nothing new faults again, and copy without wake leaves it waiting',
+  TIMEOUT,
+  async () => {
+    const uffd = Uffd.open();
+    const mapping = Mapping.anonymous(PAGE);
+    const thread = await toucher();
+    uffd.register(mapping, 'missing');
+    let through = false;
+    const read = thread.order('read', mapping).finally(() => {
+      through = true;
+    });
+    const first = await nextEvent(uffd);
+    uffd.wake(mapping);
+    assert.deepEqual(await nextEvent(uffd), first);
+    uffd.copy(mapping.address, filled(4), { wake: false });
+    await sleep(50);
+    assert.equal(through, false);
+    assert.deepEqual(uffd.resolve(mapping.address, filled(5)), {
+      status: 'done',
+      byteLength: PAGE,
+      copied: 0,
+      present: PAGE,
+    });
+    assert.equal(await read, 4);
+    await thread.end();
+    closeAll(uffd, mapping);
+  },
+);
+
+test(
+  'dropping and unmapping are events, until whose reading copies say EAGAIN and resolve says again',
+  TIMEOUT,
+  async () => {
+    const uffd = Uffd.open({ features: ['event-remove', 'event-unmap'] });
+    const mapping = Mapping.anonymous(4 * PAGE);
+    const thread = await toucher();
+    uffd.register(mapping, 'missing');
+    const part = { address: mapping.address, byteLength: 2 * PAGE };
+    const dropped = thread.order('drop', part);
+    await until(() => uffd.resolve(mapping.address + BigInt(3 * PAGE), filled(1)).status === 'again');
+    assert.throws(() => uffd.copy(mapping.address + BigInt(2 * PAGE), filled(1)), {
+      code: 'ERR_PAGEFAULT_COPY_FAILED',
+      errno: 11,
+      message: /an event has not been read/,
+    });
+    const end = part.address + BigInt(2 * PAGE);
+    assert.deepEqual(await nextEvent(uffd), { type: 'remove', start: part.address, end });
+    assert.equal(await dropped, 0);
+    const unmapped = thread.order('unmap', part);
+    assert.deepEqual(await nextEvent(uffd), { type: 'unmap', start: part.address, end });
+    assert.equal(await unmapped, 0);
+    assert.equal(uffd.resolve(part.address, filled(1)).status, 'unmapped');
+    await thread.end();
+    uffd.close();
+  },
+);
+
+test('a fork brings the userfaultfd of the child, which is gone when it has ended', TIMEOUT, async (t) => {
+  let uffd: Uffd;
+  try {
+    uffd = Uffd.open({ features: ['event-fork', 'thread-id'] });
+  } catch (error) {
+    assert.match(String(error), /event-fork needs CAP_SYS_PTRACE/);
+    return t.skip('event-fork needs CAP_SYS_PTRACE');
+  }
+  const before = openFds();
+  const mapping = Mapping.anonymous(PAGE);
+  const thread = await toucher();
+  uffd.register(mapping, 'missing');
+  const spawned = thread.order('spawn', mapping);
+  const event = await Promise.race([nextEvent(uffd), spawned]);
+  if (typeof event === 'number') {
+    await thread.end();
+    closeAll(uffd, mapping);
+    return t.skip('this runtime starts processes without a copy of the memory');
+  }
+  assert.ok(event.type === 'fork');
+  assert.equal(event.uffd.openedBy, 'adopted');
+  assert.equal(event.uffd.nonBlocking, true);
+  assert.deepEqual(event.uffd.features.names, ['event-fork', 'thread-id']);
+  assert.equal(await spawned, 0);
+  assert.deepEqual(event.uffd.resolve(mapping.address, filled(1)), {
+    status: 'gone',
+    byteLength: 0,
+    copied: 0,
+    present: 0,
+  });
+  assert.throws(() => event.uffd.copy(mapping.address, filled(1)), { errno: 3, message: /has ended/ });
+  event.uffd.close();
+  await thread.end();
+  mapping.unmap();
+  assert.equal(openFds(), before);
+  uffd.close();
+});
+
+test('the event loop says when there is something to read', TIMEOUT, async () => {
+  const before = openFds();
+  const uffd = Uffd.open();
+  const mapping = Mapping.anonymous(8 * PAGE);
+  const thread = await toucher();
+  uffd.register(mapping, 'missing');
+  const watch = uffd.onReadable(() => {
+    for (const event of uffd.readEvents()) {
+      if (event.type === 'pagefault') uffd.resolve(event.address, filled(3));
+    }
+  });
+  for (let page = 0; page < 8; page++) assert.equal(await thread.order('read', mapping, page * PAGE), 3);
+  await thread.end();
+  mapping.unmap();
+  uffd.close();
+  assert.equal(watch.closed, true);
+  const blocking = Uffd.open({ nonBlocking: false });
+  assert.throws(() => blocking.onReadable(() => {}), /nonBlocking: true/);
+  blocking.close();
+  await until(() => openFds() === before);
+});
+
+test('a buffer that holds no message is refused and loses nothing', TIMEOUT, () => {
+  const uffd = Uffd.open();
+  assert.throws(() => uffd.readEvents(new Uint8Array(31)), { name: 'RangeError', code: 'ERR_PAGEFAULT_OUT_OF_RANGE' });
+  assert.throws(() => uffd.readEvents('32' as unknown as Uint8Array), { name: 'TypeError' });
+  uffd.close();
+  assert.throws(() => uffd.readEvent(), { code: 'ERR_PAGEFAULT_CLOSED', message: 'this Uffd is closed' });
+});
