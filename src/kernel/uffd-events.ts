@@ -19,7 +19,10 @@ export interface PagefaultEvent {
   flags: bigint;
 }
 
-/** The process forked: `uffd` is that of the child's memory, and the reader's to close. Feature `event-fork` (4.11). */
+/**
+ * The process forked: `uffd` is that of the child's memory, and the reader's to close. Feature `event-fork` (4.11). For another process only:
+ * fork holds the C library's memory locks while it waits for the reader, who in the same process would then wait for these.
+ */
 export interface ForkEvent {
   type: 'fork';
   uffd: Uffd;

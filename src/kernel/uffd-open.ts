@@ -166,7 +166,7 @@ function make(maker: Maker, settings: Settings): { fd: number; userModeOnly: boo
 
 function notMade(errno: number, maker: Maker, userModeOnly: boolean): Error {
   const syscall = maker.device < 0 ? 'userfaultfd' : 'ioctl(USERFAULTFD_IOC_NEW)';
-  if (maker.by === 'descriptor' && (errno === ENOTTY || errno === EBADF)) {
+  if (maker.device >= 0 && (errno === ENOTTY || errno === EBADF)) {
     return wrongDescriptor('Uffd.open: option device', maker.device, 'a descriptor of /dev/userfaultfd');
   }
   if (errno === EPERM) {

@@ -15,6 +15,8 @@ export interface Ran {
 export interface RunOptions {
   env?: NodeJS.ProcessEnv;
   cwd?: string;
+  /** Descriptors that the program inherits as 3, 4 and so on. */
+  fds?: readonly number[];
   /** After this the process is killed with SIGKILL. */
   timeoutMs?: number;
   /** Called with the process once it has started, to act on it while it runs. */
@@ -25,16 +27,16 @@ const TIMEOUT_MS = 120_000;
 
 /** Runs a program; resolves when it has ended and all its output is here. */
 export async function run(program: string, args: readonly string[], options: RunOptions = {}): Promise<Ran> {
-  const { env = process.env, cwd = root, timeoutMs = TIMEOUT_MS, onSpawn } = options;
-  const child = spawn(program, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
+  const { env = process.env, cwd = root, timeoutMs = TIMEOUT_MS, onSpawn, fds = [] } = options;
+  const child = spawn(program, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe', ...fds] });
   const timer = setTimeout(() => child.kill('SIGKILL'), timeoutMs);
   onSpawn?.(child);
   let stdout = '';
   let stderr = '';
-  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => {
     stdout += text;
   });
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
     stderr += text;
   });
   try {

@@ -1,8 +1,13 @@
 /** Faults and other events of a userfaultfd, with Workers that touch the memory while this thread serves. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Mapping, type PagefaultEvent, pageSize, Uffd, type UffdEvent } from 'pagefault/kernel';
+import type { UffdError } from 'pagefault';
+import { Mapping, type PagefaultEvent, pageSize, Uffd, type UffdEvent, UnixSocket } from 'pagefault/kernel';
+import { readFailure, toEvents } from '#dist/kernel/uffd-events.js';
+import { compileC } from '../helpers/compile-c.js';
 import { openFds, until } from '../helpers/descriptors.js';
 import { closeAll, nextEvent, toucher } from '../helpers/toucher.js';
 
@@ -161,40 +166,67 @@ test(
 );
 
 test('a fork brings the userfaultfd of the child, which is gone when it has ended', TIMEOUT, async (t) => {
-  let uffd: Uffd;
   try {
-    uffd = Uffd.open({ features: ['event-fork', 'thread-id'] });
+    Uffd.open({ features: ['event-fork'] }).close();
   } catch (error) {
     assert.match(String(error), /event-fork needs CAP_SYS_PTRACE/);
     return t.skip('event-fork needs CAP_SYS_PTRACE');
   }
   const before = openFds();
-  const mapping = Mapping.anonymous(PAGE);
-  const thread = await toucher();
-  uffd.register(mapping, 'missing');
-  const spawned = thread.order('spawn', mapping);
-  const event = await Promise.race([nextEvent(uffd), spawned]);
-  if (typeof event === 'number') {
-    await thread.end();
-    closeAll(uffd, mapping);
-    return t.skip('this runtime starts processes without a copy of the memory');
-  }
-  assert.ok(event.type === 'fork');
-  assert.equal(event.uffd.openedBy, 'adopted');
-  assert.equal(event.uffd.nonBlocking, true);
-  assert.deepEqual(event.uffd.features.names, ['event-fork', 'thread-id']);
-  assert.equal(await spawned, 0);
-  assert.deepEqual(event.uffd.resolve(mapping.address, filled(1)), {
-    status: 'gone',
-    byteLength: 0,
-    copied: 0,
-    present: 0,
+  const [ours, theirs] = UnixSocket.pair();
+  const child = spawn(compileC('forker.c'), [], { stdio: ['ignore', 'ignore', 'inherit', theirs.fd] });
+  const exited = once(child, 'exit');
+  theirs.close();
+  await until(() => {
+    ours.fill();
+    return ours.available === 16;
   });
-  assert.throws(() => event.uffd.copy(mapping.address, filled(1)), { errno: 3, message: /has ended/ });
-  event.uffd.close();
-  await thread.end();
-  mapping.unmap();
+  const words = new BigUint64Array((ours.read(16) as Uint8Array).slice().buffer);
+  const [address = 0n, place = 0n] = words;
+  const uffd = Uffd.fromFd(ours.takeFd() as number);
+  assert.equal(uffd.openedBy, 'adopted');
+  assert.deepEqual(uffd.features.names, ['event-fork', 'event-remap']);
+  const event = await nextEvent(uffd);
+  assert.ok(event.type === 'fork');
+  assert.equal(event.uffd.nonBlocking, true);
+  assert.deepEqual(event.uffd.features.names, uffd.features.names);
+  const fault = (await nextEvent(event.uffd)) as PagefaultEvent;
+  assert.equal(fault.address, address);
+  assert.equal(event.uffd.copy(address, filled(42)), PAGE);
+  assert.deepEqual(await nextEvent(uffd), { type: 'remap', from: address, to: place, byteLength: PAGE });
+  assert.equal((await exited)[0], 42);
+  const gone = { status: 'gone', byteLength: 0, copied: 0, present: 0 };
+  assert.deepEqual(event.uffd.resolve(address, filled(1)), gone);
+  assert.deepEqual(uffd.resolve(place, 'zero'), gone);
+  assert.throws(() => uffd.copy(place, filled(1)), { errno: 3, message: /has ended/ });
+  for (const each of [event.uffd, uffd, ours]) each.close();
   assert.equal(openFds(), before);
+});
+
+test('a message of a newer kernel is kept whole, and a descriptor in a fork is adopted once', TIMEOUT, () => {
+  const bytes = new Uint8Array(96);
+  const view = new DataView(bytes.buffer);
+  bytes[0] = 0x77;
+  bytes[31] = 5;
+  bytes[32] = 0x13;
+  view.setUint32(40, 1234, true);
+  bytes[64] = 0x12;
+  view.setBigUint64(72, 0x8000_0004n, true);
+  view.setUint32(88, 17, true);
+  const adopted: number[] = [];
+  const uffd = Uffd.open();
+  const events = toEvents(view, 96, true, (fd) => {
+    adopted.push(fd);
+    return uffd;
+  });
+  assert.deepEqual(events[0], { type: 'unknown', event: 0x77, message: bytes.slice(0, 32) });
+  assert.deepEqual(events[1], { type: 'fork', uffd });
+  const fault = { type: 'pagefault', kind: 'minor', access: 'read', address: 0n, thread: 17, flags: 0x8000_0004n };
+  assert.deepEqual(events[2], fault);
+  assert.deepEqual(adopted, [1234]);
+  assert.equal((readFailure(0) as { code?: string }).code, 'ERR_PAGEFAULT_READ_EOF');
+  const short = readFailure(7) as UffdError;
+  assert.deepEqual([short.code, short.read, short.expected], ['ERR_PAGEFAULT_INCOMPLETE_MESSAGE', 7, 32]);
   uffd.close();
 });
 
