@@ -11,7 +11,7 @@ export {
   pagedMemory,
 } from './paged-memory.js';
 export { GUEST_PAGE } from './pages.js';
-export { PagedProcess } from './process.js';
+export { PagedProcess, type WatchStatus } from './process.js';
 export type { GuestMemoryKind } from './protocol.js';
 export { GuestRegion, type RegionHost, type RegionParts } from './region.js';
 export { Residency } from './residency.js';

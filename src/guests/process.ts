@@ -8,10 +8,11 @@ import { EventEmitter } from 'node:events';
 import { constants } from 'node:os';
 import { GuestError } from '../errors/guest-error.js';
 import { SystemError } from '../errors/system-error.js';
-import { type ChildStatus, type PidFd, readProcessMemory, type UnixSocket, type Watch } from '../kernel/index.js';
+import { type ChildStatus, type PidFd, readProcessMemory, type UnixSocket } from '../kernel/index.js';
 import { Counters, type GuestStats, readCounters } from './counters.js';
 import type { Observe } from './events.js';
 import { admit } from './handshake.js';
+import type { Latencies } from './latency.js';
 import {
   type DroppedMessage,
   decodeGuestMessage,
@@ -36,7 +37,11 @@ export interface ProcessParts {
   readonly handshakeTimeoutMs: number;
   readonly onFailure: 'kill' | 'poison';
   readonly observe: Observe | undefined;
+  readonly watchStatus: WatchStatus | undefined;
 }
+
+/** Calls back whenever the child exits, is killed, stopped or continued, until it is closed; an end it has reaped. */
+export type WatchStatus = (pidfd: PidFd, changed: (status: ChildStatus) => void) => { close(): void };
 
 /** Milliseconds between the moments from which `process.hrtime` and `performance.now` count. */
 const CLOCK_OFFSET = Number(process.hrtime.bigint()) / 1e6 - performance.now();
@@ -60,7 +65,7 @@ export class PagedProcess extends EventEmitter {
   readonly exited: Promise<ChildStatus>;
   readonly #parts: ProcessParts;
   readonly #regions: GuestRegion[] = [];
-  readonly #watches: Watch[] = [];
+  readonly #watches: { close(): void }[] = [];
   readonly #counters = new Counters();
   readonly #residency: Residency;
   readonly #dropping = new Map<number, Dropping>();
@@ -104,13 +109,16 @@ export class PagedProcess extends EventEmitter {
     };
     this.#applyPolicy();
     this.#watches.push(parts.socket.onReadable(() => this.#hear()));
-    this.#watches.push(parts.pidfd.onChange((status) => this.#changed(status)));
-    this.#reaped = new Promise((resolve) => {
+    const watchStatus: WatchStatus = parts.watchStatus ?? ((pidfd, changed) => pidfd.onChange(changed));
+    this.#watches.push(watchStatus(parts.pidfd, (status) => this.#changed(status)));
+    const reaped = new Promise<void>((resolve) => {
       parts.child.once('exit', (code, signal) => {
         this.#exitedByNode(code, signal);
         resolve();
       });
     });
+    // Whoever learns of the end elsewhere has taken it, and Node may never hear of it.
+    this.#reaped = parts.watchStatus === undefined ? reaped : Promise.resolve();
     if (parts.handshakeTimeoutMs > 0) {
       this.#handshake = setTimeout(() => this.#silent(), parts.handshakeTimeoutMs);
     }
@@ -149,6 +157,11 @@ export class PagedProcess extends EventEmitter {
   /** Pages that come with each page touched, in strategy `read-ahead`. */
   set readahead(pages: number) {
     this.#parts.policy.readahead = checkReadahead('readahead', pages);
+  }
+
+  /** Service times in full, for percentiles over several processes. */
+  get latencies(): Latencies {
+    return this.#counters.service;
   }
 
   stats(): GuestStats {

@@ -7,7 +7,7 @@ import { PidFd, UnixSocket } from '../kernel/index.js';
 import { checkKeys } from '../options/keys.js';
 import { parseSize } from '../options/sizes.js';
 import type { Observe } from './events.js';
-import { PagedProcess } from './process.js';
+import { PagedProcess, type WatchStatus } from './process.js';
 import { encodeHello, SOCKET_VARIABLE, WISH } from './protocol.js';
 import { type GuestStore, openGuestSource } from './source.js';
 import { checkReadahead, checkStrategy, type Policy, type Strategy } from './strategy.js';
@@ -60,6 +60,8 @@ export interface SpawnPagedOptions {
   signal?: AbortSignal;
   /** Hears of everything that happens, as it happens. */
   onEvent?: Observe;
+  /** How the end of the child is learned where its pidfd is not to be watched. @default pidfd.onChange */
+  watchStatus?: WatchStatus;
 }
 
 const KNOWN: readonly (keyof SpawnPagedOptions)[] = [
@@ -77,6 +79,7 @@ const KNOWN: readonly (keyof SpawnPagedOptions)[] = [
   'argv0',
   'signal',
   'onEvent',
+  'watchStatus',
 ];
 
 interface Checked {
@@ -165,6 +168,7 @@ export async function spawnPaged(
       handshakeTimeoutMs: checked.handshakeTimeoutMs,
       onFailure: checked.onFailure,
       observe: options.onEvent,
+      watchStatus: options.watchStatus,
     });
     const abort = (): void => process_.kill('SIGKILL');
     options.signal?.addEventListener('abort', abort, { once: true });
