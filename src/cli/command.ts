@@ -20,17 +20,25 @@ export interface Command {
   /** Names of the positional arguments, all of them required. */
   readonly positionals: readonly string[];
   readonly options: Readonly<Record<string, Option>>;
+  /** Without any argument the help is shown, on stderr, in place of an error. */
+  readonly helpWhenBare?: boolean;
   /** Shown first in the help. */
   readonly examples: ReadonlyArray<{ readonly line: string; readonly what: string }>;
   run(args: Arguments, output: Output, signal: AbortSignal): Promise<ExitCode>;
 }
 
-/** Options of every command. */
+/** Options of every command, which it may word in its own way. */
 export const COMMON_OPTIONS: Readonly<Record<string, Option>> = {
   json: { help: 'one JSON document on stdout instead of text' },
   quiet: { short: 'q', help: 'no progress on stderr' },
   help: { short: 'h', help: 'this text' },
 };
+
+/** All options of a command: its own first. */
+export function optionsOf(command: Command): Readonly<Record<string, Option>> {
+  const own = Object.entries(command.options).filter(([name]) => !Object.hasOwn(COMMON_OPTIONS, name));
+  return { ...Object.fromEntries(own), ...COMMON_OPTIONS, ...command.options };
+}
 
 /** The parsed arguments of a command. */
 export class Arguments {
@@ -78,7 +86,7 @@ export class Arguments {
 
 /** Parses what follows the command's name. Throws usage errors. */
 export function parseCommand(command: Command, argv: readonly string[]): Arguments {
-  const options = { ...command.options, ...COMMON_OPTIONS };
+  const options = optionsOf(command);
   const config = Object.fromEntries(
     Object.entries(options).map(([name, option]) => [
       name,
@@ -117,6 +125,8 @@ interface OptionToken {
 function checkOption(command: Command, options: Readonly<Record<string, Option>>, token: OptionToken): string | true {
   const option = Object.hasOwn(options, token.name) ? options[token.name] : undefined;
   if (option === undefined) {
+    if (/^-\d/.test(token.rawName))
+      throw usageError(`${command.name} takes no negative number, such as ${token.rawName}`);
     const meant = nearest(token.name, Object.keys(options));
     const hint = meant === undefined ? `See pagefault ${command.name} --help.` : `Did you mean --${meant}?`;
     throw usageError(`${command.name} has no option ${token.rawName}`, hint);

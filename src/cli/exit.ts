@@ -13,6 +13,8 @@ export const EXIT = {
   unsupported: 4,
   /** Ended by SIGINT. */
   interrupted: 130,
+  /** Ended by SIGTERM. */
+  terminated: 143,
 } as const;
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
 
@@ -57,8 +59,14 @@ export function codeOf(error: unknown): string {
 
 /** What the shell gets for an error. */
 export function exitCodeOf(error: unknown): ExitCode {
-  if (error instanceof CliError) return error.exitCode;
-  const code = codeOf(error);
+  return error instanceof CliError ? error.exitCode : exitCodeOfCode(codeOf(error));
+}
+
+const UNSUPPORTED_CODES = new Set(['ERR_PAGEFAULT_UNSUPPORTED', 'ERR_PAGEFAULT_PERMISSION']);
+
+/** What the shell gets for an error of which only the code is known: one of another process. */
+export function exitCodeOfCode(code: string): ExitCode {
   if (ARGUMENT_CODES.has(code)) return EXIT.usage;
-  return code === 'ERR_PAGEFAULT_UNSUPPORTED' ? EXIT.unsupported : EXIT.failure;
+  if (code === 'ERR_PAGEFAULT_MISMATCH') return EXIT.mismatch;
+  return UNSUPPORTED_CODES.has(code) ? EXIT.unsupported : EXIT.failure;
 }

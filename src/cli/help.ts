@@ -1,5 +1,5 @@
 /** The help texts, written from the command table: examples first. */
-import { COMMON_OPTIONS, type Command, type Option } from './command.js';
+import { type Command, type Option, optionsOf } from './command.js';
 
 /** `pagefault --help`. */
 export function generalHelp(commands: readonly Command[]): string {
@@ -17,7 +17,7 @@ export function generalHelp(commands: readonly Command[]): string {
     '  --version, -v  print the version',
     '  --help, -h     this text; pagefault COMMAND --help for one command',
     '',
-    'Exit codes: 0 ok, 1 failure, 2 wrong command line, 3 what was read differs, 4 not supported here, 130 interrupted',
+    'Exit codes: 0 ok, 1 failure, 2 wrong command line, 3 what was read differs, 4 not supported here, 130 interrupted, 143 terminated',
   ].join('\n');
 }
 
@@ -33,7 +33,7 @@ export function commandHelp(command: Command): string {
     `Usage: pagefault ${command.name}${arguments_} [options]`,
     '',
     'Options:',
-    ...optionLines({ ...command.options, ...COMMON_OPTIONS }),
+    ...optionLines(optionsOf(command)),
   ].join('\n');
 }
 

@@ -8,8 +8,9 @@ import { EXIT, type ExitCode, usageError } from './exit.js';
 import { commandHelp, generalHelp } from './help.js';
 import { mapFile } from './map-file.js';
 import { Output } from './output.js';
+import { paging } from './paging/index.js';
 
-const COMMANDS: readonly Command[] = [doctor, mapFile];
+const COMMANDS: readonly Command[] = [doctor, mapFile, paging];
 
 function version(): string {
   const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
@@ -26,9 +27,13 @@ function findCommand(name: string): Command {
   if (found !== undefined) return found;
   const names = COMMANDS.map((command) => command.name);
   const meant = nearest(name, [...names, '--help', '--version']);
-  const hint =
-    meant === undefined ? `Commands are ${names.join(' and ')}; see pagefault --help.` : `Did you mean ${meant}?`;
+  const hint = meant === undefined ? `Commands are ${listed(names)}; see pagefault --help.` : `Did you mean ${meant}?`;
   throw usageError(name.startsWith('-') ? `there is no option ${name}` : `there is no command '${name}'`, hint);
+}
+
+/** `a, b and c`. */
+function listed(names: readonly string[]): string {
+  return `${names.slice(0, -1).join(', ')} and ${names.at(-1)}`;
 }
 
 async function dispatch(argv: readonly string[], output: Output, signal: AbortSignal): Promise<ExitCode> {
@@ -41,6 +46,10 @@ async function dispatch(argv: readonly string[], output: Output, signal: AbortSi
   if (name === '--version' || name === '-v') return print(version());
   if (name === 'help') return print(commandHelp(findCommand(rest[0] ?? '')));
   const command = findCommand(name);
+  if (rest.length === 0 && command.helpWhenBare === true) {
+    process.stderr.write(`${commandHelp(command)}\n`);
+    return EXIT.usage;
+  }
   const args = parseCommand(command, rest);
   if (args.flag('help')) return print(commandHelp(command));
   return await command.run(args, output, signal);

@@ -34,7 +34,7 @@ test('the version is that of the package', async () => {
 const WRONG: [string[], RegExp][] = [
   [[], /Commands:/],
   [['docter'], /no command 'docter'\n {2}Did you mean doctor\?/],
-  [['serve-all-things'], /Commands are doctor and map/],
+  [['serve-all-things'], /Commands are doctor, map and paging/],
   [['--versoin'], /no option --versoin\n {2}Did you mean --version\?/],
   [['map'], /map needs FILE/],
   [['map', 'a', 'b'], /takes no argument 'b'/],
