@@ -43,8 +43,25 @@ export interface ProcessParts {
 /** Calls back whenever the child exits, is killed, stopped or continued, until it is closed; an end it has reaped. */
 export type WatchStatus = (pidfd: PidFd, changed: (status: ChildStatus) => void) => { close(): void };
 
-/** Milliseconds between the moments from which `process.hrtime` and `performance.now` count. */
-const CLOCK_OFFSET = Number(process.hrtime.bigint()) / 1e6 - performance.now();
+/**
+ * Milliseconds between the moments from which `process.hrtime` and `performance.now` count. One look would be wrong by as long as the first
+ * call of either takes, many times what a fault does: the closest of several counts.
+ */
+const CLOCK_OFFSET = clockOffset();
+
+function clockOffset(): number {
+  let closest = Number.POSITIVE_INFINITY;
+  let offset = 0;
+  for (let look = 0; look < 10; look++) {
+    const before = Number(process.hrtime.bigint());
+    const now = performance.now();
+    const after = Number(process.hrtime.bigint());
+    if (after - before >= closest) continue;
+    closest = after - before;
+    offset = (before + after) / 2e6 - now;
+  }
+  return offset;
+}
 
 interface Dropping {
   resolve(): void;
