@@ -94,6 +94,8 @@ export function namesOf(bits: bigint, table: BitNames<string>): string[] {
 
 export const EVENT_FORK: bigint = 1n << 1n;
 export const THREAD_ID: bigint = 1n << 8n;
+export const WP_UNPOPULATED: bigint = 1n << 13n;
+export const WP_ASYNC: bigint = 1n << 15n;
 
 const ALL_BITS = (1n << 64n) - 1n;
 

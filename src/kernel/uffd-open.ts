@@ -10,7 +10,17 @@ import { native } from '../native/load.js';
 import { checkKeys } from '../options/keys.js';
 import { checkFd, systemError, wrongDescriptor } from './descriptor.js';
 import { FlagSet } from './flags.js';
-import { EVENT_FORK, FEATURES, IOCTLS, namesOf, toBits, type UffdFeature, type UffdIoctl } from './names.js';
+import {
+  EVENT_FORK,
+  FEATURES,
+  IOCTLS,
+  namesOf,
+  toBits,
+  type UffdFeature,
+  type UffdIoctl,
+  WP_ASYNC,
+  WP_UNPOPULATED,
+} from './names.js';
 
 export interface UffdOptions {
   /**
@@ -209,6 +219,11 @@ function refusedHandshake(who: string, errno: number, required: bigint, offered:
   return systemError(`${who}: the handshake was refused`, errno, 'ioctl(UFFDIO_API)');
 }
 
+/** The kernel turns wp-unpopulated on with wp-async. */
+function withImplied(features: bigint): bigint {
+  return (features & WP_ASYNC) === 0n ? features : features | WP_UNPOPULATED;
+}
+
 /**
  * UFFDIO_API with all that is wanted, then with less of the optional part. `probe` tells what the kernel has: after a refusal the kernel says
  * nothing, but the same descriptor may try again.
@@ -225,7 +240,7 @@ export function shakeHands(
   let wanted = required | optional;
   for (;;) {
     const errno = -native().uffdHandshake(fd, wanted, out);
-    if (errno === 0) return { features: wanted, offered: out[0] ?? 0n, ioctls: out[1] ?? 0n };
+    if (errno === 0) return { features: withImplied(wanted), offered: out[0] ?? 0n, ioctls: out[1] ?? 0n };
     const before = wanted;
     if (errno === EPERM) wanted &= ~(EVENT_FORK & ~required);
     if (errno === EINVAL) {

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { Mapping, pageSize, Uffd } from 'pagefault/kernel';
+import { native } from '#dist/native/load.js';
 import { type Confinement, nobody, runConfined } from '../helpers/confined.js';
 import { openFds, openFifo } from '../helpers/descriptors.js';
 
@@ -102,6 +103,28 @@ test('a descriptor is given away and taken over with what it can do; a second ha
     using mapping = Mapping.anonymous(PAGE);
     assert.ok(second.register(mapping, 'missing').has('copy'));
     second.close();
+  });
+});
+
+test('the handshake of a descriptor is made for its maker, once', TIMEOUT, () => {
+  withoutLeak(() => {
+    const fd = native().uffdOpen(0o2004001, -1);
+    assert.ok(fd >= 0);
+    const early = Uffd.fromFd(fd);
+    using mapping = Mapping.anonymous(PAGE);
+    assert.throws(() => early.register(mapping, 'missing'), { errno: 22, message: /its handshake was not made/ });
+    assert.throws(() => early.readEvent(), { errno: 22, message: /its handshake was not made/ });
+    const late = early.intoFd();
+    assert.throws(() => Uffd.fromFd(late, { handshake: true, features: 1n << 40n }), {
+      name: 'UnsupportedError',
+      missing: ['0x10000000000'],
+    });
+    const uffd = Uffd.fromFd(late, { handshake: true, features: ['sigbus'], optionalFeatures: ['wp-async'] });
+    assert.ok(uffd.features.has('sigbus'));
+    assert.equal(uffd.features.has('wp-async'), uffd.availableFeatures?.has('wp-async'));
+    const again = Uffd.fromFd(uffd.intoFd());
+    assert.equal(again.features.bits, uffd.features.bits);
+    again.close();
   });
 });
 
