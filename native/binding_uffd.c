@@ -1,6 +1,6 @@
 /*
  * Node-API: userfaultfd(2), call by call: descriptors and addresses are the caller's. Any JavaScript thread. Everything returns a number;
- * arguments that are no aligned range come back as -EINVAL without a system call, so that TypeScript looks at them only where a call failed.
+ * arguments that are no aligned range come back as -EINVAL without a system call: TypeScript looks at them only where a call failed.
  */
 #include "binding.h"
 
@@ -153,7 +153,8 @@ static napi_value uffd_copy(napi_env env, napi_callback_info info) {
   napi_value args[5];
   uint64_t to, from, len;
   pf_args(env, info, 5, args);
-  bool good = read_address(env, args[1], &to) && read_length(env, args[3], &len) && is_range(to, len) && read_source(env, args[2], len, &from);
+  bool good = read_address(env, args[1], &to) && read_length(env, args[3], &len) && is_range(to, len) &&
+              read_source(env, args[2], len, &from);
   return result(env, good ? pf_uffd_copy(read_fd(env, args[0]), to, from, len, read_bits(env, args[4])) : -EINVAL);
 }
 

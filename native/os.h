@@ -62,8 +62,8 @@ void pf_uffd_probe(pf_uffd_probe_t *out);
 /* A new descriptor, before its handshake: by the system call, or, where `device` is not negative, from that descriptor of /dev/userfaultfd
  * (6.1). `flags`: O_CLOEXEC, O_NONBLOCK, PF_UFFD_USER_MODE_ONLY. */
 int pf_uffd_open(int flags, int device);
-/* UFFDIO_API. `offered` is what the kernel has, which may be more than was asked for. -EINVAL: it lacks one of `features` (the descriptor may
- * try again), or the handshake was made before. -EPERM: EVENT_FORK without CAP_SYS_PTRACE. */
+/* UFFDIO_API. `offered` is what the kernel has, which may be more than was asked for. -EINVAL: it lacks one of `features` (the
+ * descriptor may try again), or the handshake was made before. -EPERM: EVENT_FORK without CAP_SYS_PTRACE. */
 int pf_uffd_handshake(int fd, uint64_t features, uint64_t *offered, uint64_t *ioctls);
 
 /* Modes and results are the kernel's. */
@@ -91,8 +91,9 @@ typedef struct {
   uint64_t dealt, copied, present; /* bytes from the start; of these, put there by this call, and there already */
 } pf_uffd_done_t;
 
-/* The whole range, past pages that are there (whose waiters are woken, unless `mode` says not to). 0, or -errno of what stopped it: -EAGAIN after
- * about a millisecond without progress (an event is unread), -ENOENT not registered, -ESRCH the process has ended. `out` holds in any case. */
+/* The whole range, past pages that are there (whose waiters are woken, unless `mode` says not to). 0, or -errno of what stopped it: -EAGAIN
+ * after about a millisecond without progress (an event is unread), -ENOENT not registered, -ESRCH the process has ended. `out` holds in
+ * any case. */
 int pf_uffd_resolve(const pf_uffd_job_t *job, pf_uffd_done_t *out);
 
 /* Bytes of messages, or -errno; -EAGAIN: there is none. */

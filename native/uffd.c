@@ -1,6 +1,6 @@
 /*
- * userfaultfd(2), call by call, on any descriptor: nothing is remembered here. Any thread, in a signal handler too (but the probe). Errors of
- * a call that works through a range come in two shapes: partial progress is EAGAIN with a count above 0, and is told as that count; no
+ * userfaultfd(2), call by call, on any descriptor: nothing is remembered here. Any thread, in a signal handler too (but the probe).
+ * Errors of a call that works through a range come in two shapes: partial progress is EAGAIN with a count above 0, and is told as that count; no
  * progress is -errno. The kernel writes -errno into the count from 6.15 on and left it alone in some paths before, so it is preset to 0.
  */
 #include "os.h"

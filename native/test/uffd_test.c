@@ -1,6 +1,6 @@
 /*
- * The calls on a userfaultfd of one's own: the handshake, partial progress, the whole loop with unread events and waiters. Needs faults in the
- * kernel, because sanitizers look at memory through their own code. Whoever touches missing memory is not watched.
+ * The calls on a userfaultfd of one's own: the handshake, partial progress, the whole loop with unread events and waiters. Needs faults in
+ * the kernel, because sanitizers look at memory through their own code. Whoever touches missing memory is not watched.
  */
 #include "support.h"
 #include "uapi.h"

@@ -25,7 +25,7 @@ export {
   scanWritten,
 } from './scan-pages.js';
 export { SignalFd, type SignalFdOptions, type SignalInfo } from './signalfd.js';
-export { type MoveOptions, Uffd, type WakeOption, type WriteProtectOption } from './uffd.js';
+export { Uffd } from './uffd.js';
 export type { AdoptOptions } from './uffd-adopt.js';
 export type {
   ForkEvent,
@@ -36,6 +36,7 @@ export type {
   UnknownEvent,
   UnmapEvent,
 } from './uffd-events.js';
+export type { MoveOptions, WakeOption, WriteProtectOption } from './uffd-modes.js';
 export type { UffdOptions, UffdOrigin } from './uffd-open.js';
 export type { Resolution, ResolveOptions } from './uffd-resolve.js';
 export { type ListenOptions, UnixListener } from './unix-listener.js';

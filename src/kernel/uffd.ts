@@ -6,11 +6,10 @@
 
 import { closeSync } from 'node:fs';
 import { constants } from 'node:os';
-import { shown, wrongType } from '../errors/argument.js';
+import { wrongType } from '../errors/argument.js';
 import { UnsupportedError } from '../errors/unsupported-error.js';
 import type { NativeUffd } from '../native/kernel/uffd.js';
 import { native } from '../native/load.js';
-import { checkKeys } from '../options/keys.js';
 import { closedError, systemError } from './descriptor.js';
 import { FlagSet } from './flags.js';
 import {
@@ -27,55 +26,25 @@ import {
 import type { Range } from './range.js';
 import { type AdoptOptions, adoptUffd } from './uffd-adopt.js';
 import { checkBuffer, MESSAGE_BYTES, readFailure, toEvents, type UffdEvent } from './uffd-events.js';
-import { checkTransfer, pagesFailure, rangeFailure, type UffdCall } from './uffd-failures.js';
+import { checkTransfer, rangeFailure, type UffdCall } from './uffd-failures.js';
+import {
+  goOn,
+  type MoveOptions,
+  modeOf,
+  PROTECT,
+  PROTECT_DONT_WAKE,
+  WAKE,
+  WAKE_AND_HOLES,
+  WAKE_AND_PROTECT,
+  type WakeOption,
+  type WriteProtectOption,
+} from './uffd-modes.js';
 import { type OpenedUffd, openUffd, type UffdOptions, type UffdOrigin } from './uffd-open.js';
 import { type Resolution, type ResolveOptions, resolve } from './uffd-resolve.js';
 import { type Readable, Watch, type WatchOptions } from './watch.js';
 
-export interface WakeOption {
-  /** Whoever waits on the pages goes on. @default true */
-  wake?: boolean;
-}
-
-export interface WriteProtectOption {
-  /** The pages arrive write-protected: the next write is a fault (or, with `wp-async`, recorded). @default false */
-  writeProtect?: boolean;
-}
-
-export interface MoveOptions extends WakeOption {
-  /** Pages that the source does not have are passed over instead of refused. @default false */
-  allowHoles?: boolean;
-}
-
-/** Every option of the calls that has a bit. */
-interface ModeOptions {
-  wake?: boolean;
-  writeProtect?: boolean;
-  allowHoles?: boolean;
-}
-
-const DONT_WAKE = 1;
-const COPY_WRITE_PROTECT = 2;
-const ALLOW_HOLES = 2;
-const PROTECT = 1;
-const PROTECT_DONT_WAKE = 2;
 const DEFAULT_MESSAGES = 64;
 const { EAGAIN, EINVAL } = constants.errno;
-
-const WAKE = ['wake'];
-const WAKE_AND_PROTECT = ['wake', 'writeProtect'];
-const WAKE_AND_HOLES = ['wake', 'allowHoles'];
-
-/** The mode bits of a call. A key that is not known is refused; enumerating the keys is cheap, and the rest happens only then. */
-function modeOf(call: UffdCall, options: ModeOptions, known: readonly string[]): number {
-  for (const key in options) if (!known.includes(key)) checkKeys(call, options, known);
-  if (typeof options !== 'object' || options === null) checkKeys(call, options, known);
-  const { wake = true, writeProtect = false, allowHoles = false } = options;
-  for (const value of [wake, writeProtect, allowHoles]) {
-    if (typeof value !== 'boolean') throw wrongType(`${call}: an option must be true or false, not ${shown(value)}`);
-  }
-  return (wake ? 0 : DONT_WAKE) | (writeProtect ? COPY_WRITE_PROTECT : 0) | (allowHoles ? ALLOW_HOLES : 0);
-}
 
 /** ioctls of a range, of which `register` tells. */
 const told = new BigUint64Array(1);
@@ -201,7 +170,7 @@ export class Uffd implements Disposable {
     const result = this.#core.uffdCopy(this.#fd, to, from, byteLength, mode);
     if (result === byteLength) return result;
     if (result < 0) this.#refuseTransfer('copy', to, source);
-    return this.#goOn('copy', to, byteLength, result, (done, rest) => {
+    return goOn('copy', to, byteLength, result, (done, rest) => {
       const next = from instanceof Uint8Array ? from.subarray(done) : from + BigInt(done);
       return this.#core.uffdCopy(this.#fd, to + BigInt(done), next, rest, mode);
     });
@@ -247,7 +216,7 @@ export class Uffd implements Disposable {
     const result = this.#core.uffdMove(this.#fd, to, from?.address, from?.byteLength, mode);
     if (result === from?.byteLength) return result;
     if (result < 0) this.#refuseTransfer('move', to, from);
-    return this.#goOn('move', to, from.byteLength, result, (done, rest) =>
+    return goOn('move', to, from.byteLength, result, (done, rest) =>
       this.#core.uffdMove(this.#fd, to + BigInt(done), from.address + BigInt(done), rest, mode),
     );
   }
@@ -395,24 +364,8 @@ export class Uffd implements Disposable {
     }
     const { address, byteLength } = range;
     const again = { zeropage: 'uffdZeropage', continue: 'uffdContinue', poison: 'uffdPoison' } as const;
-    return this.#goOn(call, address, byteLength, result, (done, rest) =>
+    return goOn(call, address, byteLength, result, (done, rest) =>
       this.#core[again[call]](this.#fd, address + BigInt(done), rest, mode),
     );
-  }
-
-  /** After a first call that did not do all: again with the rest, until it is done or the kernel says why not. */
-  #goOn(
-    call: UffdCall,
-    to: bigint,
-    byteLength: number,
-    first: number,
-    again: (done: number, rest: number) => number,
-  ): number {
-    let done = 0;
-    for (let result = first; ; result = again(done, byteLength - done)) {
-      if (result < 0) throw pagesFailure(call, to, done, byteLength, -result);
-      done += result;
-      if (done >= byteLength) return done;
-    }
   }
 }
