@@ -3,6 +3,7 @@
  * functions from numbers to a report, so that every case can be tested on any machine. Main thread.
  */
 import { errnoNames } from '../errors/from-native.js';
+import { kernelModeFixes, NO_PROCESS_MADVISE, userfaultfdRefusal } from '../kernel/probe-reasons.js';
 import type { NativeProbe } from '../native/binding.js';
 
 /** Names of the bits of `features`, from bit 0 on: linux/userfaultfd.h. */
@@ -112,45 +113,6 @@ function signalBackend(probe: NativeProbe): BackendDiagnosis {
   return { name, works: 'yes', reason, fixes: [] };
 }
 
-/** Why userfaultfd(2) in user-mode-only mode was refused, and what to do about it. */
-function userfaultfdRefusal(probe: NativeProbe): { reason: string; fixes: string[] } {
-  const errno = errnoNames(probe.userfaultfdErrno).code;
-  const filtered = probe.seccomp !== 0;
-  switch (errno) {
-    case 'EPERM':
-    case 'EACCES':
-      return filtered
-        ? { reason: `userfaultfd is refused (${errno}) and a seccomp filter is on`, fixes: seccompFixes() }
-        : {
-            reason: `userfaultfd is refused (${errno}) although no seccomp filter is on: a security module forbids it`,
-            fixes: ['Allow anonymous inodes of type [userfaultfd] for this process in the SELinux or AppArmor policy.'],
-          };
-    case 'ENOSYS':
-      return {
-        reason: 'this kernel has no userfaultfd (ENOSYS), or the sandbox hides it',
-        fixes: [
-          'Use a kernel built with CONFIG_USERFAULTFD=y, as the kernels of all large distributions are.',
-          ...(filtered ? seccompFixes() : []),
-        ],
-      };
-    case 'EINVAL':
-      return {
-        reason: 'this kernel has no user-mode-only userfaultfd (EINVAL), which came with Linux 5.11',
-        fixes: ['Use Linux 5.11 or later.'],
-      };
-    default:
-      return { reason: `userfaultfd is refused (${errno})`, fixes: [] };
-  }
-}
-
-function seccompFixes(): string[] {
-  return [
-    'Docker, Podman: take the default seccomp profile, add "userfaultfd" to the names it allows, and start the container with --security-opt seccomp=PROFILE.json.',
-    'Kubernetes: install that profile on the node and set securityContext.seccompProfile to type Localhost.',
-    'systemd: add userfaultfd to SystemCallFilter= of the unit.',
-  ];
-}
-
 function mprotectBackend(probe: NativeProbe): BackendDiagnosis {
   const name = 'mprotect';
   if (probe.mprotectErrno === 0) {
@@ -176,14 +138,6 @@ function laterBackends(probe: NativeProbe): BackendDiagnosis[] {
   ];
 }
 
-function kernelModeFixes(probe: NativeProbe): string[] {
-  const fixes = ['sysctl -w vm.unprivileged_userfaultfd=1, or give the process CAP_SYS_PTRACE.'];
-  if (errnoNames(probe.deviceErrno).code !== 'ENOENT') {
-    fixes.push('Or let this user open the device: setfacl -m u:USER:rw /dev/userfaultfd');
-  }
-  return fixes;
-}
-
 function advice(probe: NativeProbe): string[] {
   const given: string[] = [];
   if (probe.userfaultfdErrno !== 0 && probe.maxMapCount > 0 && probe.maxMapCount <= DEFAULT_MAX_MAP_COUNT) {
@@ -192,9 +146,7 @@ function advice(probe: NativeProbe): string[] {
     );
   }
   if (!probe.vectoredMadvise) {
-    given.push(
-      'process_madvise does not work on this process, so evicting costs one call for each run of pages (Linux 5.10).',
-    );
+    given.push(NO_PROCESS_MADVISE);
   }
   if (!probe.externalSharedArrayBuffer) {
     given.push(

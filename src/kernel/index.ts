@@ -14,6 +14,7 @@ export { Memfd, type MemfdOptions, type Seal } from './memfd.js';
 export type { UffdFeature, UffdIoctl, UffdMode } from './names.js';
 export { PageScanError } from './page-scan-error.js';
 export { PidFd } from './pidfd.js';
+export { type Finding, type KernelProbe, probe } from './probe.js';
 export { readProcessMemory } from './process-memory.js';
 export { pageSize, type Range } from './range.js';
 export {

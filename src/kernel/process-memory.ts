@@ -1,47 +1,57 @@
-/** The memory of other processes, read without stopping them. Any thread. */
+/** Reading the memory of another process (process_vm_readv). Any thread. */
 
 import { constants } from 'node:os';
 import { outOfRange, shown, wrongType } from '../errors/argument.js';
 import { PermissionError } from '../errors/permission-error.js';
+import { UnsupportedError } from '../errors/unsupported-error.js';
 import { native } from '../native/load.js';
 import { systemError } from './descriptor.js';
+import { checkBytes } from './fd-passing.js';
+import { checkPid } from './pid.js';
 
-const { EFAULT, EPERM, ESRCH } = constants.errno;
+const WHO = 'readProcessMemory';
+const SYSCALL = 'process_vm_readv';
+const ADDRESSES = 2n ** 64n;
+const { EFAULT, ENOMEM, ENOSYS, EPERM, ESRCH } = constants.errno;
+
+function failure(pid: number, address: bigint, errno: number): Error {
+  const what = `${WHO}: the memory of process ${pid} at 0x${address.toString(16)} cannot be read`;
+  if (errno === EPERM) {
+    const sentence = `${what}: the process belongs to another user, is not dumpable, or a security module (Yama: kernel.yama.ptrace_scope) forbids it; CAP_SYS_PTRACE allows it`;
+    return new PermissionError(sentence, { errno, syscall: SYSCALL });
+  }
+  if (errno === ENOSYS) {
+    const sentence = `${WHO}: this kernel has no process_vm_readv (CONFIG_CROSS_MEMORY_ATTACH), or a sandbox hides it`;
+    return new UnsupportedError(sentence, undefined, [SYSCALL]);
+  }
+  const sentences: Record<number, string> = {
+    [ESRCH]: 'there is no such process',
+    [EFAULT]:
+      'nothing is mapped there, or it is inaccessible, or the page is missing and its userfaultfd does not serve faults of the kernel',
+    [ENOMEM]: 'the kernel has no memory for it',
+  };
+  return systemError(`${what}: ${sentences[errno] ?? 'it failed'}`, errno, SYSCALL);
+}
 
 /**
- * Copies memory of a process, of this one too: process_vm_readv(2), 3.2. Nothing stops the process, so that what it writes meanwhile may be
- * in the copy in part. A page that a userfaultfd has to bring is waited for where that serves kernel-mode faults, and is EFAULT
- * where it does not.
+ * Reads memory of a process of the same user, or of any with CAP_SYS_PTRACE, without stopping it. A missing page of a userfaultfd that
+ * serves faults of the kernel is paged in, and this thread waits for that: never read what this thread itself pages.
  *
- * Privilege: what ptrace(2) asks for: the same user and a dumpable process, or CAP_SYS_PTRACE; Yama may allow only descendants.
- *
- * @returns bytes copied; fewer than `into` has where a page behind them cannot be read
- * @throws {PermissionError} the process may not be looked into (EPERM)
- * @throws {SystemError} no such process (ESRCH), nothing readable at the address (EFAULT)
+ * @param into what is filled, from `address` on; at most 2147479552 bytes at once
+ * @returns the bytes read, fewer than asked where the memory behind them cannot be read
+ * @throws {PermissionError} the process may not be read
+ * @throws {SystemError} no such process (ESRCH); the first byte cannot be read (EFAULT), also because its page is missing and its
+ * userfaultfd is user-mode-only or reports by SIGBUS
  */
 export function readProcessMemory(pid: number, address: bigint, into: Uint8Array): number {
-  if (!Number.isSafeInteger(pid) || pid <= 0 || pid >= 2 ** 31) {
-    throw outOfRange(`readProcessMemory: the process id must be a whole number from 1 to 2^31 - 1, not ${shown(pid)}`);
+  checkPid(WHO, pid);
+  if (typeof address !== 'bigint') throw wrongType(`${WHO}: the address must be a bigint, not ${shown(address)}`);
+  checkBytes(WHO, into);
+  if (address < 0n || address + BigInt(into.length) > ADDRESSES) {
+    throw outOfRange(`${WHO}: ${into.length} bytes at ${shown(address)} do not lie within 0 to 2^64`);
   }
-  if (typeof address !== 'bigint' || address < 0n || address >= 2n ** 64n) {
-    throw wrongType(`readProcessMemory: the address must be a bigint from 0 to 2^64 - 1, not ${shown(address)}`);
-  }
-  if (!(into instanceof Uint8Array))
-    throw wrongType(`readProcessMemory: into must be a Uint8Array, not ${shown(into)}`);
+  if (into.length === 0) return 0;
   const got = native().processRead(pid, address, into);
-  if (got >= 0) return got;
-  const where = `0x${address.toString(16)} of process ${pid}`;
-  if (got === -EPERM) {
-    throw new PermissionError(
-      `the memory of process ${pid} may not be read: that needs the same user, a dumpable process and what Yama (kernel.yama.ptrace_scope) allows, or CAP_SYS_PTRACE`,
-      { errno: EPERM, syscall: 'process_vm_readv' },
-    );
-  }
-  const why =
-    got === -ESRCH
-      ? `there is no process ${pid}`
-      : got === -EFAULT
-        ? `nothing can be read at ${where}: not mapped, not readable, or a page that a userfaultfd brings to user mode only`
-        : `${where} cannot be read`;
-  throw systemError(why, -got, 'process_vm_readv');
+  if (got < 0) throw failure(pid, address, -got);
+  return got;
 }
