@@ -76,11 +76,12 @@ function wrongWith(message: RegionMessage, admitting: Admitting): { errno: numbe
     return { errno: ERRNO.ERANGE, why: `it wants ${asked} of a store of ${source.byteLength}` };
   }
   for (const region of regions) {
-    if (address < region.address + BigInt(region.byteLength) && region.address < end) {
+    if (region.overlaps(address, byteLength)) {
       return { errno: ERRNO.EEXIST, why: 'it overlaps memory that was handed over before' };
     }
   }
-  if (regions.length >= MOST_REGIONS) return { errno: ERRNO.ENOSPC, why: `there are ${MOST_REGIONS} regions already` };
+  if (regions.filter((region) => !region.over).length >= MOST_REGIONS)
+    return { errno: ERRNO.ENOSPC, why: `there are ${MOST_REGIONS} regions already` };
   if (policy.strategy === 'budget' && (message.flags & REGION.writeProtect) === 0) {
     return {
       errno: ERRNO.EOPNOTSUPP,

@@ -98,12 +98,31 @@ export class GuestRegion {
     return address === undefined ? undefined : { address, byteLength: this.pageSize };
   }
 
-  /** The process has ended: nothing can be waiting, so that closing the userfaultfd lets nobody read zeroes. */
+  /** Whether a page of this region lies in the range now. */
+  overlaps(address: bigint, byteLength: number): boolean {
+    return !this.#over && !this.#spans.within(address, address + BigInt(byteLength)).next().done;
+  }
+
+  /**
+   * The process has ended, or has unmapped all of it: nothing can be waiting, so that closing the userfaultfd lets nobody read
+   * zeroes.
+   */
   end(): void {
     if (this.#over) return;
     this.#over = true;
     this.#wanted.clear();
     this.#uffd.close();
+    this.pages.saved.clear();
+  }
+
+  /** The child has given all of it up, and goes on: nothing of it counts in the budget any more. */
+  #unmapped(): void {
+    this.end();
+    for (let page = 0; page < this.pages.count; page++) {
+      const held = this.pages.isResident(page) || this.pages.state(page) === GUEST_PAGE.loading;
+      this.pages.set(page, GUEST_PAGE.absent);
+      if (held) this.#host.residency.leave(this);
+    }
   }
 
   /* --- events -------------------------------------------------------------------------------------------------------- */
@@ -146,6 +165,7 @@ export class GuestRegion {
       case 'unmap':
         for (const [begin, end] of this.#spans.within(event.start, event.end)) this.#removed(begin, end);
         this.#spans.remove(event.start, event.end);
+        if (this.#spans.empty) this.#unmapped();
         break;
       case 'fork':
         // Not asked for: the child's library keeps the memory out of its forks.
@@ -335,6 +355,7 @@ export class GuestRegion {
       }
       await this.#host.drop(range.address, range.byteLength);
     } catch (error) {
+      if (this.#over) return;
       // They are still there. What nobody knows is `open`; a write fault is answered in either state.
       for (let i = 0; i < count; i++) this.pages.set(first + i, before[i] ?? GUEST_PAGE.open);
       if (!this.#over) this.#uffd.wake(range);

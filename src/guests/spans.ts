@@ -41,6 +41,11 @@ export class Spans {
     return this.#moved;
   }
 
+  /** True when the child has unmapped all of it. */
+  get empty(): boolean {
+    return this.#spans.length === 0;
+  }
+
   /** The child's mremap. The kernel tells of the old place's end with an event of its own, which then finds nothing. */
   move(from: bigint, to: bigint, byteLength: number): void {
     this.#moved = true;

@@ -162,6 +162,17 @@ test('pages that the child gives up come from the store again', { timeout: 20_00
   assert.equal(ended.stats().pages, 100);
 });
 
+for (const strategy of ['on-demand', 'budget', 'eager'] as const) {
+  test(`memory that is given back and mapped again is new memory, ${strategy}`, { timeout: 30_000 }, async () => {
+    const options = { store: store(30), strategy, resident: 10 * PAGE };
+    const { process: ended, output } = await run(['remap'], options);
+    assert.equal(output, right(30));
+    assert.equal(ended.regions.length, 21);
+    assert.equal(ended.regions.filter((region) => !region.over).length, 0);
+    assert.equal(ended.stats().residentBytes, 0);
+  });
+}
+
 test('first writes are seen where they are asked for', { timeout: 20_000 }, async () => {
   const written = new Set<number>();
   const options: SpawnPagedOptions = {
