@@ -6,6 +6,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { EventEmitter } from 'node:events';
 import { constants } from 'node:os';
+import { isMainThread } from 'node:worker_threads';
 import { GuestError } from '../errors/guest-error.js';
 import { SystemError } from '../errors/system-error.js';
 import { type ChildStatus, type PidFd, readProcessMemory, type UnixSocket } from '../kernel/index.js';
@@ -126,7 +127,7 @@ export class PagedProcess extends EventEmitter {
     };
     this.#applyPolicy();
     this.#watches.push(parts.socket.onReadable(() => this.#hear()));
-    const watchStatus: WatchStatus = parts.watchStatus ?? ((pidfd, changed) => pidfd.onChange(changed));
+    const watchStatus = parts.watchStatus ?? watchByPidfd;
     this.#watches.push(watchStatus(parts.pidfd, (status) => this.#changed(status)));
     const reaped = new Promise<void>((resolve) => {
       parts.child.once('exit', (code, signal) => {
@@ -401,6 +402,9 @@ export class PagedProcess extends EventEmitter {
     Promise.all([closed, this.#reaped]).then(() => this.#ended(status));
   }
 }
+
+/** SIGCHLD, which tells of stops, is told to the main thread only; an end is told anywhere. */
+const watchByPidfd: WatchStatus = (pidfd, changed) => (isMainThread ? pidfd.onChange(changed) : pidfd.onExit(changed));
 
 function describe(status: ChildStatus): string {
   return status.state === 'killed' ? `was killed by ${status.signal}` : `ended (${JSON.stringify(status)})`;

@@ -194,6 +194,7 @@ async function start(command: string, args: readonly string[], options: SpawnPag
   };
   try {
     const child = spawn(command, args, spawnOptions);
+    child.on('error', () => {}); // told below; later ones are of signals that did not reach it
     // Before the loop turns: libuv has not taken the child's end yet, so that its number is still its own.
     const pidfd = child.pid === undefined ? undefined : PidFd.open(child.pid);
     await new Promise<void>((resolve, reject) => {

@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { Worker } from 'node:worker_threads';
 import { map } from 'pagefault';
 import { type PagedProcess, type PagingEvent, type SpawnPagedOptions, spawnPaged } from 'pagefault/guests';
 import { file, memory, type PageStore } from 'pagefault/stores';
@@ -169,7 +171,8 @@ for (const strategy of ['on-demand', 'budget', 'eager'] as const) {
     assert.equal(output, right(30));
     assert.equal(ended.regions.length, 21);
     assert.equal(ended.regions.filter((region) => !region.over).length, 0);
-    assert.equal(ended.stats().residentBytes, 0);
+    // The last one is never read, and there at the end only where everything is brought at once.
+    assert.equal(ended.stats().residentBytes, strategy === 'eager' ? 30 * PAGE : 0);
   });
 }
 
@@ -291,6 +294,19 @@ test('an abort kills the child', { timeout: 20_000 }, async () => {
   assert.equal((await process_.exited).state, 'killed');
   const aborted = start(['forever'], { store: store(4), signal: AbortSignal.abort(new Error('no')) });
   await assert.rejects(aborted, /no/);
+});
+
+test('a Worker pages children too', { timeout: 30_000 }, async () => {
+  const script = `(async () => {
+    const { parentPort, workerData } = require('node:worker_threads');
+    const { spawnPaged } = await import('pagefault/guests');
+    const { zero } = await import('pagefault/stores');
+    const child = await spawnPaged(workerData, ['touch', '0', '3'], { store: zero(4 * ${PAGE}), stdio: 'ignore' });
+    parentPort.postMessage([await child.exited, child.stats().pages]);
+  })()`;
+  const worker = new Worker(script, { eval: true, workerData: guestProgram() });
+  const [message] = await once(worker, 'message');
+  assert.deepEqual(message, [{ state: 'exited', code: 0 }, 2]);
 });
 
 test('wrong arguments are one sentence each', async () => {
