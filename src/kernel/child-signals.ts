@@ -2,8 +2,9 @@
 
 const listeners = new Set<() => void>();
 
+/** Each on its own, so that what one throws does not keep the others from being told. */
 function tell(): void {
-  for (const listener of [...listeners]) listener();
+  for (const listener of listeners) process.nextTick(listener);
 }
 
 /** Calls back after a child has ended, stopped or continued (some of these may be merged). Returns the end of it. */

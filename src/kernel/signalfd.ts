@@ -76,7 +76,7 @@ function openFailure(names: string, errno: number): SystemError {
  * listeners of `process.on`, and are read here, with their sender. One signal that comes twice before it is read is one (POSIX).
  *
  * For this every thread of the process must block them: `open` makes each thread do it, Node's own and those of Workers, and `close` undoes
- * it; threads that are made meanwhile inherit it, child processes do not. Signals that are sent to one thread are not seen. One SignalFd a signal and
+ * it, which takes some 20 ms each; threads that are made meanwhile inherit it, child processes do not. Signals that are sent to one thread are not seen. One SignalFd a signal and
  * process. It must be closed by hand: with a Worker that ends, it is not.
  */
 export class SignalFd implements Disposable {
