@@ -7,8 +7,10 @@ const CTRL_C = '\x03';
 
 export interface KeyHandlers {
   strategy(strategy: Strategy): void;
-  /** q, or Ctrl-C, which is no signal while keys come one by one. */
+  /** q. */
   end(): void;
+  /** Ctrl-C, which is no signal while keys come one by one. */
+  interrupt(): void;
 }
 
 /** Listens until the function that comes back is called. Without a terminal, or in the background, it does nothing. */
@@ -19,7 +21,8 @@ export function listenToKeys(handlers: KeyHandlers): () => void {
     for (const key of bytes.toString('latin1')) {
       const strategy = Object.hasOwn(KEYS, key) ? KEYS[key] : undefined;
       if (strategy !== undefined) handlers.strategy(strategy);
-      else if (key === 'q' || key === CTRL_C) handlers.end();
+      else if (key === 'q') handlers.end();
+      else if (key === CTRL_C) handlers.interrupt();
     }
   };
   stdin.setRawMode(true);

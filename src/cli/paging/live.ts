@@ -51,7 +51,10 @@ export class Live {
     this.#faults = faults;
     this.#at = now;
     const rows = Math.max(8, (this.#screen.rows ?? 24) - 1);
-    const lines = pictureOf({ all: this.#all, strategy: this.#strategy(), perSecond, rows }, terminal);
+    const lines = pictureOf(
+      { all: this.#all, strategy: this.#strategy(), perSecond, rows, over: this.#closed },
+      terminal,
+    );
     const up = this.#drawn > 0 ? `\x1b[${this.#drawn}A` : '';
     this.#drawn = lines.length;
     this.#write(`${up}\r\x1b[J${lines.join('\n')}\n`);

@@ -11,6 +11,8 @@ export interface Scene {
   readonly perSecond: number;
   /** Lines there are. */
   readonly rows: number;
+  /** Nothing happens any more: no keys. */
+  readonly over: boolean;
 }
 
 interface Look {
@@ -31,6 +33,7 @@ const LOOKS: readonly (Look & { readonly states: readonly number[] })[] = [
 const LOADING = 1;
 const FAILED = 5;
 const ROWS_EACH = 8;
+const HELP = 'keys: e eager, o on-demand, r read-ahead, b budget, q end';
 
 /** Index in LOOKS of each state. */
 const LOOK_OF = new Uint8Array(8);
@@ -53,30 +56,43 @@ export function pictureOf(scene: Scene, terminal: Terminal): string[] {
   }
   const { p50, p99 } = latencies.percentiles();
   const times = faults === 0 ? '' : `, half within ${formatDuration(p50)}, 99 % within ${formatDuration(p99)}`;
-  const legend = LOOKS.flatMap(({ style, name, ...signs }, i) =>
-    totals[i] === 0
-      ? []
-      : [
-          `${terminal.paint(style, terminal.unicode ? signs.unicode : signs.ascii)} ${formatCount(totals[i] ?? 0)} ${name}`,
-        ],
-  );
   return [
     ...lines,
-    legend.join('  '),
+    ...legendOf(totals, terminal),
     cut(`${strategy}: ${formatQuantity(faults, 'fault')}, ${formatCount(perSecond)}/s${times}`, terminal),
-    terminal.paint('dim', cut('keys: e eager, o on-demand, r read-ahead, b budget, q end', terminal)),
+    ...(scene.over ? [] : [terminal.paint('dim', cut(HELP, terminal))]),
   ];
+}
+
+/** What each sign stands for, with how many there are: in as many lines as the columns make necessary. */
+function legendOf(totals: readonly number[], terminal: Terminal): string[] {
+  const lines: string[] = [];
+  let used = terminal.columns;
+  for (const [i, { style, name, unicode, ascii }] of LOOKS.entries()) {
+    if (totals[i] === 0) continue;
+    const text = ` ${formatCount(totals[i] ?? 0)} ${name}`;
+    const painted = `${terminal.paint(style, terminal.unicode ? unicode : ascii)}${text}`;
+    used += text.length + 3;
+    if (used >= terminal.columns) {
+      lines.push(painted);
+      used = text.length + 1;
+    } else {
+      lines[lines.length - 1] += `  ${painted}`;
+    }
+  }
+  return lines;
 }
 
 function cut(text: string, { columns }: Terminal): string {
   return text.slice(0, columns - 1);
 }
 
-/** More children than lines: only how far each is would fit, and not even that. */
+/** More children than lines: only what all of them have together. */
 function crowd({ all }: Scene, totals: number[], terminal: Terminal): string[] {
-  for (const { pager } of all)
+  for (const { pager } of all) {
     for (const { pages } of pager.regions) for (const state of pages.states) add(totals, state);
-  return [terminal.paint('bold', formatQuantity(all.length, 'child process').replace('processs', 'processes'))];
+  }
+  return [terminal.paint('bold', cut(`${all.length} children, more than there are lines for`, terminal))];
 }
 
 function add(totals: number[], state: number): void {

@@ -75,10 +75,7 @@ class Run {
     const interrupted = (): void => this.#end('SIGINT');
     process.once('SIGTERM', terminated);
     this.#interrupt.addEventListener('abort', interrupted, { once: true });
-    const deaf = this.#voice.json && this.#voice.silent;
-    const stopListening = deaf
-      ? () => {}
-      : listenToKeys({ strategy: (next) => this.#switchTo(next), end: () => this.#end('q') });
+    const stopListening = this.#listen();
     try {
       return await this.#through();
     } finally {
@@ -87,6 +84,17 @@ class Run {
       process.off('SIGTERM', terminated);
       this.#interrupt.removeEventListener('abort', interrupted);
     }
+  }
+
+  /** Keys are for who sees what they do. */
+  #listen(): () => void {
+    const seen = this.#live !== undefined || (!this.#voice.silent && process.stdout.isTTY === true);
+    if (!seen) return () => {};
+    return listenToKeys({
+      strategy: (next) => this.#switchTo(next),
+      end: () => this.#end('q'),
+      interrupt: () => this.#end('SIGINT'),
+    });
   }
 
   #end(by: Ending): void {
