@@ -6,6 +6,7 @@ import type { PagedProcess, WatchStatus } from '../../guests/process.js';
 import { spawnPaged } from '../../guests/spawn.js';
 import type { ChildStatus } from '../../kernel/index.js';
 import { CliError, EXIT, exitCodeOfCode } from '../exit.js';
+import { DirtyPages } from './dirty.js';
 import type { Explainer } from './explain.js';
 import { Letters } from './letters.js';
 import { type Orders, REPORT_FD, type Report } from './orders.js';
@@ -26,18 +27,20 @@ export interface Starting {
   readonly watchStatus: WatchStatus | undefined;
   readonly signal: AbortSignal;
   /** What is to be told of this child; undefined: nothing, which is fastest. */
-  observeWith(letters: Letters): Observe | undefined;
+  observeWith(letters: Letters, dirty: DirtyPages): Observe | undefined;
 }
 
 export class Child {
   readonly pager: PagedProcess;
   readonly letters: Letters;
+  readonly dirty: DirtyPages;
   readonly #report: Promise<Report | undefined>;
   #trouble: Error | undefined;
 
-  private constructor(pager: PagedProcess, letters: Letters) {
+  private constructor(pager: PagedProcess, letters: Letters, dirty: DirtyPages) {
     this.pager = pager;
     this.letters = letters;
+    this.dirty = dirty;
     this.#report = reportOf(pager.child.stdio[REPORT_FD] as Readable);
     pager.on('error', (error: Error) => this.#blame(error));
     pager.on('pageerror', (error: Error) => this.#blame(error));
@@ -47,7 +50,8 @@ export class Child {
   static async start(starting: Starting): Promise<Child> {
     const { plan, pageSize, speaker, explainer, watchStatus, signal } = starting;
     const letters = new Letters(plan.pages, pageSize);
-    const onEvent = starting.observeWith(letters);
+    const dirty = new DirtyPages();
+    const onEvent = starting.observeWith(letters, dirty);
     explainer.explain('socketpair', 'spawn', 'pidfd-open', 'hello');
     const pager = await spawnPaged(process.execPath, [PROGRAM], {
       store: letters,
@@ -61,7 +65,7 @@ export class Child {
       ...(onEvent === undefined ? {} : { onEvent }),
       ...(watchStatus === undefined ? {} : { watchStatus }),
     });
-    const child = new Child(pager, letters);
+    const child = new Child(pager, letters, dirty);
     speaker.say({ type: 'child-started', child: pager.pid });
     // Only now may it speak.
     pager.child.stdin?.on('error', () => {}); // it has ended before it was told anything

@@ -64,14 +64,14 @@ function startingOf(running: Running, signals: ChildSignals | undefined): Starti
     explainer,
     watchStatus: signals?.watchStatus,
     signal,
-    observeWith: (letters) => {
+    observeWith: (letters, dirty) => {
       const steps = [
         'receive-fd',
         ...(plan.strategies[0] === 'eager' ? (['eager'] as const) : []),
         'ack',
         'poll',
       ] as const;
-      return observerOf(running, linesOf({ letters, speaker, explainer, several: plan.children > 1, steps }));
+      return observerOf(running, linesOf({ letters, dirty, speaker, explainer, several: plan.children > 1, steps }));
     },
   };
 }

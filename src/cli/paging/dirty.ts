@@ -1,16 +1,26 @@
-/** Which pages were written to, at the end. Pure functions. */
-import { GUEST_PAGE, type Pages } from '../../guests/pages.js';
+/** Which pages were written to: learned as it happens, for the end. A page that was evicted with what was written to it is still dirty. */
 
-/** Runs of neighbouring pages, first and last of each. Pages that were evicted after they were written count. */
-export function dirtyRanges(pages: Pages): { pages: number; ranges: [number, number][] } {
-  const ranges: [number, number][] = [];
-  let count = 0;
-  for (let page = 0; page < pages.count; page++) {
-    if (pages.state(page) !== GUEST_PAGE.dirty && !pages.saved.has(page)) continue;
-    count += 1;
-    const last = ranges.at(-1);
-    if (last !== undefined && last[1] === page - 1) last[1] = page;
-    else ranges.push([page, page]);
+export class DirtyPages {
+  readonly #pages = new Set<number>();
+
+  add(page: number): void {
+    this.#pages.add(page);
   }
-  return { pages: count, ranges };
+
+  /** Given up by the child, with all that was in them. */
+  remove(first: number, count: number): void {
+    if (this.#pages.size === 0) return;
+    for (let page = first; page < first + count; page++) this.#pages.delete(page);
+  }
+
+  /** Runs of neighbouring pages, first and last of each. */
+  ranges(): { pages: number; ranges: [number, number][] } {
+    const ranges: [number, number][] = [];
+    for (const page of [...this.#pages].sort((a, b) => a - b)) {
+      const last = ranges.at(-1);
+      if (last !== undefined && last[1] === page - 1) last[1] = page;
+      else ranges.push([page, page]);
+    }
+    return { pages: this.#pages.size, ranges };
+  }
 }

@@ -15,6 +15,7 @@ import type { Policy, Strategy } from '../../guests/strategy.js';
 import { Mapping, Memfd, readProcessMemory, Uffd } from '../../kernel/index.js';
 import { CliError, EXIT } from '../exit.js';
 import { observerOf, type Running } from './children.js';
+import { DirtyPages } from './dirty.js';
 import { Letters } from './letters.js';
 import { linesOf } from './observer.js';
 import type { Pager } from './paged.js';
@@ -27,7 +28,8 @@ const FAULT_TIMEOUT_MS = 30_000;
 export async function runThreads(running: Running): Promise<Error | undefined> {
   const { plan, pageSize, voice, speaker, explainer, switching, signal } = running;
   const letters = new Letters(plan.pages, pageSize);
-  const lines = linesOf({ letters, speaker, explainer, several: false, steps: ['poll-threads'] });
+  const dirty = new DirtyPages();
+  const lines = linesOf({ letters, dirty, speaker, explainer, several: false, steps: ['poll-threads'] });
   explainer.explain(plan.memory, 'userfaultfd', 'uffdio-api', 'uffdio-register');
   const pager = await LocalPager.open(running, letters, observerOf(running, lines));
   let readers: Readers | undefined;
@@ -35,7 +37,7 @@ export async function runThreads(running: Running): Promise<Error | undefined> {
   try {
     speaker.say({ type: 'mapped', pages: plan.pages, address: pager.address, byteLength: pager.byteLength });
     switching.add(pager);
-    running.started({ pager, letters });
+    running.started({ pager, letters, dirty });
     if (plan.strategies[0] === 'eager') await pager.loadAll();
     const task = { pages: plan.pages, pageSize, passes: plan.passes, write: plan.write, pauseMs: plan.pauseMs };
     readers = startReaders(pager, plan.threads, { voice, explain: plan.explain, task });

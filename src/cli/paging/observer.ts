@@ -1,11 +1,13 @@
 /** Turns what happens while pages are brought into lines, as it happens. The pager's thread. */
 import type { Observe, PagingEvent } from '../../guests/events.js';
+import type { DirtyPages } from './dirty.js';
 import type { Explainer, StepName } from './explain.js';
 import type { Letters } from './letters.js';
 import type { Speaker } from './speaker.js';
 
 export interface Observing {
   readonly letters: Letters;
+  readonly dirty: DirtyPages;
   readonly speaker: Speaker;
   readonly explainer: Explainer;
   /** The words say which child. */
@@ -34,7 +36,7 @@ class PageLines {
   }
 
   hear(event: PagingEvent): void {
-    const { speaker, explainer, several, steps } = this.#observing;
+    const { speaker, explainer, several, steps, dirty } = this.#observing;
     switch (event.type) {
       case 'region':
         this.#base = event.address;
@@ -48,6 +50,7 @@ class PageLines {
         this.#copied(event);
         break;
       case 'written':
+        dirty.add(event.page);
         explainer.explain('unprotect');
         speaker.say({ type: 'written', child: event.pid, several, page: event.page });
         break;
@@ -55,6 +58,7 @@ class PageLines {
         this.#evicted(event);
         break;
       case 'removed':
+        dirty.remove(event.page, event.count);
         speaker.say({ type: 'removed', child: event.pid, several, page: event.page, count: event.count });
         break;
       default:

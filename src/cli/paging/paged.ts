@@ -3,6 +3,7 @@ import type { GuestStats } from '../../guests/counters.js';
 import type { Latencies } from '../../guests/latency.js';
 import type { GuestRegion } from '../../guests/region.js';
 import type { Strategy } from '../../guests/strategy.js';
+import type { DirtyPages } from './dirty.js';
 import type { Letters } from './letters.js';
 
 export interface Pager {
@@ -13,8 +14,9 @@ export interface Pager {
   stats(): GuestStats;
 }
 
-/** One of them with its letters. */
+/** One of them with its letters, and, where lines are told, the pages it has written to. */
 export interface Paged {
   readonly pager: Pager;
   readonly letters: Letters;
+  readonly dirty: DirtyPages;
 }

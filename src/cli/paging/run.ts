@@ -6,7 +6,6 @@ import type { Arguments } from '../command.js';
 import { CliError, codeOf, EXIT, type ExitCode, exitCodeOf, interruptedError } from '../exit.js';
 import type { Output } from '../output.js';
 import { type Running, runChildren } from './children.js';
-import { dirtyRanges } from './dirty.js';
 import { Explainer } from './explain.js';
 import { checkHugePagesFree } from './huge-pages.js';
 import { listenToKeys } from './keys.js';
@@ -147,10 +146,8 @@ class Run {
 
   #tellDirty(): void {
     const several = this.#plan.children > 1;
-    for (const { pager } of this.#all) {
-      for (const { pages } of pager.regions) {
-        this.#speaker.say({ type: 'dirty', child: pager.pid, several, ...dirtyRanges(pages) });
-      }
+    for (const { pager, dirty } of this.#all) {
+      this.#speaker.say({ type: 'dirty', child: pager.pid, several, ...dirty.ranges() });
     }
   }
 
