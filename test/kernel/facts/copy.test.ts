@@ -107,7 +107,7 @@ fact(
         });
         return 'through';
       },
-      undefined,
+      null,
       2500,
     );
     assert.deepEqual([signal, stdout], ['SIGKILL', 'copying']);
