@@ -14,7 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EXTRA_ROUNDS 3 /* calls that one turn of the loop may make beyond the first, while the descriptor is readable again */
+#define EXTRA_ROUNDS 3      /* calls that one turn of the loop may make beyond the first, while the descriptor is readable again */
+#define BUSY_TURN_NS 2000000 /* how long a busy watch may keep the loop from its other handles */
+#define LEAST_WINDOW_NS 4000 /* looking for less than that is not worth a system call */
 
 typedef struct pf_watch {
   napi_env env;
@@ -24,6 +26,9 @@ typedef struct pf_watch {
   napi_async_context context;
   uv_handle_t *poll;
   bool closed;
+  uint64_t busy_ns;   /* how long it may look again before it sleeps; 0: not at all */
+  uint64_t window_ns; /* how long it does now */
+  uint64_t slept_at;  /* when it last gave up looking */
   napi_async_cleanup_hook_handle hook;
   struct pf_watch *next, **link; /* in `watches`, under `lock` */
 } watch_t;
@@ -31,6 +36,7 @@ typedef struct pf_watch {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static watch_t *watches;
 static double last_id;
+static _Thread_local unsigned busy_watches; /* of this thread: one that looks for long would let the others wait */
 
 static void list_add(watch_t *watch) {
   pthread_mutex_lock(&lock);
@@ -85,7 +91,42 @@ static bool call_once(napi_env env, napi_value self, napi_value callback) {
   return status == napi_ok;
 }
 
-/* A peer that runs on this CPU has its next message ready before the loop would have come round: so it is let run, and looked again. */
+/* Looks at least once, with the peer let run before: on the same CPU it has its next message ready before the loop would have come round. */
+static bool readable_within(const watch_t *watch, uint64_t window_ns) {
+  uint64_t until = window_ns == 0 ? 0 : pf_now_ns() + window_ns;
+  do {
+    sched_yield();
+    if (is_readable(watch->fd)) {
+      return true;
+    }
+  } while (until != 0 && pf_now_ns() < until);
+  return false;
+}
+
+/*
+ * Busy polling, as long as it pays: to be woken on an idle CPU takes tens of microseconds in a virtual machine. A message that came soon
+ * after we went to sleep would have been caught: look for the whole time again. Each time that nothing came, look for half as long.
+ */
+static void watch_woke(watch_t *watch, uint64_t now) {
+  if (watch->busy_ns != 0 && busy_watches == 1 && now - watch->slept_at < 2 * watch->busy_ns) {
+    watch->window_ns = watch->busy_ns;
+  }
+}
+
+static bool look_again(watch_t *watch, int round, uint64_t turn_end) {
+  if (watch->window_ns == 0 ? round >= EXTRA_ROUNDS : pf_now_ns() >= turn_end) {
+    return false;
+  }
+  if (readable_within(watch, watch->window_ns)) {
+    return true;
+  }
+  watch->window_ns /= 2;
+  if (watch->window_ns < LEAST_WINDOW_NS) {
+    watch->window_ns = 0;
+  }
+  return false;
+}
+
 static void call_while_readable(watch_t *watch) {
   napi_env env = watch->env;
   napi_handle_scope scope;
@@ -97,14 +138,13 @@ static void call_while_readable(watch_t *watch) {
   napi_get_reference_value(env, watch->resource, &resource);
   napi_get_reference_value(env, watch->callback, &callback);
   if (callback != NULL && napi_open_callback_scope(env, resource, watch->context, &callback_scope) == napi_ok) {
+    uint64_t begun = pf_now_ns();
+    watch_woke(watch, begun);
     bool alive = call_once(env, self, callback);
-    for (int round = 0; round < EXTRA_ROUNDS && alive && !watch->closed; round++) {
-      sched_yield();
-      if (!is_readable(watch->fd)) {
-        break;
-      }
+    for (int round = 0; alive && !watch->closed && look_again(watch, round, begun + BUSY_TURN_NS); round++) {
       alive = call_once(env, self, callback);
     }
+    watch->slept_at = pf_now_ns();
     napi_close_callback_scope(env, callback_scope);
   }
   napi_close_handle_scope(env, scope);
@@ -151,6 +191,7 @@ static void on_closed(uv_handle_t *handle) {
 static void stop(watch_t *watch) {
   if (!watch->closed) {
     watch->closed = true;
+    busy_watches -= watch->busy_ns != 0;
     list_remove(watch);
     uv_close(watch->poll, on_closed); /* the descriptor leaves the loop's epoll at once */
   }
@@ -195,9 +236,9 @@ static int begin(watch_t *watch, uv_loop_t *loop) {
 }
 
 static napi_value watch_start(napi_env env, napi_callback_info info) {
-  napi_value args[2], resource = NULL;
+  napi_value args[3], resource = NULL;
   uv_loop_t *loop = NULL;
-  pf_args(env, info, 2, args);
+  pf_args(env, info, 3, args);
   watch_t *watch = calloc(1, sizeof *watch);
   if (watch == NULL || !pf_is_function(env, args[1]) || napi_get_uv_event_loop(env, (struct uv_loop_s **)&loop) != napi_ok) {
     free(watch);
@@ -205,6 +246,7 @@ static napi_value watch_start(napi_env env, napi_callback_info info) {
   }
   watch->env = env;
   watch->fd = (int)pf_integer(env, args[0]);
+  watch->busy_ns = pf_number(env, args[2]) * 1000;
   int err = begin(watch, loop);
   if (err != 0) {
     free(watch);
@@ -216,6 +258,7 @@ static napi_value watch_start(napi_env env, napi_callback_info info) {
   napi_async_init(env, resource, pf_from_text(env, "pagefault watch"), &watch->context);
   napi_add_async_cleanup_hook(env, on_environment_end, watch, &watch->hook);
   list_add(watch);
+  busy_watches += watch->busy_ns != 0;
   return pf_from_number(env, watch->id);
 }
 

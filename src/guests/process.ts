@@ -37,6 +37,7 @@ export interface ProcessParts {
   readonly faultTimeoutMs: number;
   readonly handshakeTimeoutMs: number;
   readonly onFailure: 'kill' | 'poison';
+  readonly busyPollUs: number;
   readonly observe: Observe | undefined;
   readonly watchStatus: WatchStatus | undefined;
 }
@@ -269,7 +270,8 @@ export class PagedProcess extends EventEmitter {
       pageSize,
       memory,
     });
-    this.#watches.push(admitted.parts.uffd.onReadable((at) => this.#serve(region, at)));
+    const options = { busyPollUs: this.#parts.busyPollUs };
+    this.#watches.push(admitted.parts.uffd.onReadable((at) => this.#serve(region, at), options));
     this.emit('region', region);
     const go = (): void => {
       if (this.#over) return;

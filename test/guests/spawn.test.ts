@@ -320,6 +320,7 @@ test('wrong arguments are one sentence each', async () => {
     [spawnPaged('x', [], { store: good, strategy: 'lazy' as 'eager' }), /strategy must be one of/],
     [spawnPaged('x', [], { store: good, readahead: 0 }), /readahead must be/],
     [spawnPaged('x', [], { store: good, faultTimeoutMs: -1 }), /faultTimeoutMs/],
+    [spawnPaged('x', [], { store: good, busyPollUs: 1.5 }), /busyPollUs/],
     [spawnPaged('x', [], { store: good, resident: '5 apples' }), /resident/],
     [spawnPaged('x', [], { store: good, stategy: 'eager' } as unknown as SpawnPagedOptions), /did you mean 'strategy'/],
   ];

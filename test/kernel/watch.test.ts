@@ -4,7 +4,7 @@ import { closeSync, openSync, readSync, writeSync } from 'node:fs';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
-import { type Watch, watch } from 'pagefault/kernel';
+import { UnixSocket, type Watch, watch } from 'pagefault/kernel';
 import { openFds, openFifo, until } from '../helpers/descriptors.js';
 import { run } from '../helpers/run.js';
 
@@ -215,3 +215,63 @@ test(
     assert.deepEqual([handled.code, handled.stdout, handled.stderr], [0, 'call 1\ncall 2\n', '']);
   },
 );
+
+test('busy polling takes what comes, and leaves the loop its turns', { timeout: 20_000 }, async () => {
+  const [near, far] = UnixSocket.pair();
+  let calls = 0;
+  let ticks = 0;
+  const ticking = setInterval(() => {
+    ticks += 1;
+  }, 1);
+  // Always readable: nothing is read.
+  const watching = near.onReadable(
+    () => {
+      calls += 1;
+    },
+    { busyPollUs: 1000 },
+  );
+  far.send(new Uint8Array(1));
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assert.ok(calls > 100, `${calls} calls`);
+  assert.ok(ticks > 30, `${ticks} turns of the loop`);
+  watching.close();
+  const before = calls;
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.equal(calls, before);
+  clearInterval(ticking);
+  near.close();
+  far.close();
+});
+
+test('two that look for long on one thread both get their messages at once', { timeout: 20_000 }, async () => {
+  const pairs = [UnixSocket.pair(), UnixSocket.pair()] as const;
+  const seen = [0, 0];
+  for (const [i, [near]] of pairs.entries()) {
+    near.onReadable(
+      () => {
+        near.fill();
+        seen[i] = (seen[i] ?? 0) + (near.read(near.available)?.byteLength ?? 0);
+      },
+      { busyPollUs: 1000 },
+    );
+  }
+  for (let round = 0; round < 200; round++) {
+    for (const [, far] of pairs) far.send(new Uint8Array(1));
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.deepEqual(seen, [200, 200]);
+  for (const [near, far] of pairs) {
+    near.close();
+    far.close();
+  }
+});
+
+test('busyPollUs is a whole number up to 1000', () => {
+  const [near, far] = UnixSocket.pair();
+  for (const busyPollUs of [-1, 1.5, 1001, Number.NaN, '5' as unknown as number]) {
+    assert.throws(() => near.onReadable(() => {}, { busyPollUs }), { message: /busyPollUs/, name: 'RangeError' });
+  }
+  near.close();
+  far.close();
+});
