@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +65,8 @@ int main(int argc, char **argv)
 	hand_over(fd, words, sizeof words);
 
 	alarm(30);
-	must(read(3, &byte, 1) == 1);
+	struct pollfd order = { .fd = 3, .events = POLLIN }; /* the other side may have made it non-blocking */
+	must(poll(&order, 1, -1) == 1 && read(3, &byte, 1) == 1);
 	if (strcmp(what, "fork") == 0)
 		return forked_read((unsigned char *)memory);
 	if (strcmp(what, "wait") == 0)
