@@ -11,6 +11,12 @@ const PROMISES: Record<string, RegExp[]> = {
   'custom-store.js': [/^hello hello hello$/m, /^2 reads of the store$/m],
   'budget.js': [/together at most 4096 KiB/, /after reading the second: first \d+ KiB/],
   'workers.js': [/add up to \d+, counted by 2 threads/, /\d+ faults, \d+ waits/],
+  'paged-child.js': [
+    /^child: number 100000 is 10000000000$/m,
+    /^child: 1024 pages hold what was written$/m,
+    /^parent: the child exited with code 0$/m,
+    /^parent: \d{4} faults, \d{4} evictions, \d{4} of them of pages with writes$/m,
+  ],
   'failure.js': [
     /^read: PageError ERR_PAGEFAULT_STORE because the network is down$/m,
     /^attempt: PageError at offset 1044480$/m,
