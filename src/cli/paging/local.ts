@@ -56,7 +56,7 @@ function mapMemory(plan: Plan, pageSize: number): { mapping: Mapping; drop: 'don
   const byteLength = plan.pages * pageSize;
   switch (plan.memory) {
     case 'mmap':
-      return { mapping: Mapping.anonymous(byteLength), drop: 'dontneed' };
+      return { mapping: Mapping.anonymous(byteLength, { reserve: false }), drop: 'dontneed' };
     case 'malloc':
     case 'brk':
       return { mapping: Mapping.heap(byteLength, { from: plan.memory }), drop: 'dontneed' };
@@ -86,6 +86,7 @@ class LocalPager implements Pager {
   /** Why the pages cannot be brought any more. */
   trouble: Error | undefined;
   readonly #region: GuestRegion;
+  readonly #mapping: Mapping;
   readonly #policy: Policy;
   readonly #counters = new Counters();
   readonly #residency: Residency;
@@ -95,6 +96,7 @@ class LocalPager implements Pager {
     const { plan, pageSize, mapping, uffd, drop, source, observe, writeProtect } = parts;
     this.address = mapping.address;
     this.byteLength = mapping.byteLength;
+    this.#mapping = mapping;
     this.#policy = {
       strategy: plan.strategies[0],
       readahead: plan.readahead,
@@ -172,9 +174,11 @@ class LocalPager implements Pager {
     await this.#region.loadAll();
   }
 
+  /** When the threads have ended, and only then: nobody may be asleep in a page, or touch one. */
   close(): void {
     process.off('exit', this.#atExit);
     this.#region.end();
+    this.#mapping.unmap();
   }
 
   #applyPolicy(): void {

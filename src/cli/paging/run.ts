@@ -1,4 +1,6 @@
 /** A run of `pagefault paging` from the first line to the last. Main thread. */
+
+import { setMaxListeners } from 'node:events';
 import type { Strategy } from '../../guests/strategy.js';
 import { checkHugePages } from '../../kernel/huge-pages.js';
 import { systemPageSize } from '../../native/load.js';
@@ -63,6 +65,7 @@ class Run {
     this.#voice = voice;
     this.#output = output;
     this.#interrupt = interrupt;
+    setMaxListeners(plan.children + 1, this.#ending.signal); // each child listens, and is no leak
     this.#speaker = new Speaker(voice, { unheard: () => this.#end('unheard') });
     this.#explainer = new Explainer(plan.explain ? this.#speaker : undefined);
     this.#switching = new Switching(plan.strategies, plan.switchAfter, this.#speaker);
