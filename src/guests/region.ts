@@ -86,6 +86,7 @@ export class GuestRegion {
     this.#spans = new Spans(parts.address, parts.byteLength);
     this.#host = host;
     this.#loader = new Loader(this, parts.uffd, parts.storeOffset, host);
+    host.residency.add(this);
   }
 
   get over(): boolean {

@@ -17,7 +17,7 @@ const LEAST_PAGES = 4;
 const MOST_AT_ONCE = 128;
 
 export class Residency {
-  /** In order of arrival. A page that went and came again has two entries; the first finds it gone, or takes it early. */
+  /** In order of arrival, where there is a limit. A page that went and came again has two entries; the first finds it gone, or takes it early. */
   #queue: Resident[] = [];
   #head = 0;
   #bytes = 0;
@@ -25,6 +25,7 @@ export class Residency {
   #evicting = false;
   readonly #waiting: (() => void)[] = [];
   readonly #threads = new Set<number>();
+  readonly #regions: GuestRegion[] = [];
   readonly #failed: (error: unknown) => void;
 
   /** `failed` hears of an eviction that could not be done; the limit is given up then, so that nobody waits for ever. */
@@ -32,15 +33,41 @@ export class Residency {
     this.#failed = failed;
   }
 
-  /** Bytes. Infinity: no limit. */
+  /** The region's pages count from now on. */
+  add(region: GuestRegion): void {
+    this.#regions.push(region);
+  }
+
+  /** Bytes. Infinity: no limit, and no order is kept: the pages that are there when a limit is set leave in the order of their numbers. */
   set limit(bytes: number) {
+    const wasBounded = this.#isBounded;
     this.#limit = bytes;
+    if (wasBounded === this.#isBounded) {
+      this.#makeRoom();
+      return;
+    }
+    this.#queue = [];
+    this.#head = 0;
+    if (!this.#isBounded) {
+      this.#admit();
+      return;
+    }
+    for (const region of this.#regions) {
+      if (region.over) continue;
+      for (let page = 0; page < region.pages.count; page++) {
+        if (region.mayEvict(page) !== 'gone') this.#queue.push({ region, page });
+      }
+    }
     this.#makeRoom();
+  }
+
+  get #isBounded(): boolean {
+    return this.#limit !== Number.POSITIVE_INFINITY;
   }
 
   /** A thread faults: each needs room for what its next instruction touches. */
   saw(thread: number | undefined): void {
-    if (thread !== undefined && this.#limit !== Number.POSITIVE_INFINITY) this.#threads.add(thread);
+    if (thread !== undefined && this.#isBounded) this.#threads.add(thread);
   }
 
   /** Runs `job` when a page of the region has room: now, or when others have left. */
@@ -54,7 +81,7 @@ export class Residency {
 
   /** A page takes its place before its bytes are there. */
   enter(region: GuestRegion, page: number): void {
-    this.#queue.push({ region, page });
+    if (this.#isBounded) this.#queue.push({ region, page });
     this.#bytes += region.pageSize;
   }
 
@@ -84,7 +111,7 @@ export class Residency {
     const all = [...victims].map(([region, pages]) => region.evict(pages));
     Promise.all(all)
       .catch((error) => {
-        this.#limit = Number.POSITIVE_INFINITY;
+        this.limit = Number.POSITIVE_INFINITY;
         this.#failed(error);
       })
       .finally(() => {

@@ -91,6 +91,12 @@ export function resolve(
     byteLength = options.byteLength ?? byteLength;
     step = options.pageSize ?? step;
   }
+  if (source instanceof Uint8Array && source.byteLength === byteLength) {
+    // Nearly always one plain copy is all; its call has half the arguments. What it leaves undone is the loop's.
+    const copied = core.uffdCopy(fd, to, source, byteLength, mode);
+    if (copied === byteLength) return { status: 'done', byteLength, copied, present: 0 };
+    if (copied > 0) return resolveRest(core, fd, to, source, options, copied);
+  }
   const what = source === 'zero' ? ZERO : source === 'continue' ? CONTINUE : COPY;
   const from = typeof source === 'string' ? 0n : source instanceof Uint8Array ? source : source?.address;
   const errno =
@@ -98,8 +104,21 @@ export function resolve(
       ? EINVAL
       : -core.uffdResolve(fd, what, to, from, byteLength, step, mode, out);
   const status = statusOf(errno);
-  const [dealt = 0, copied = 0, present = 0] = out;
-  if (status !== undefined) return { status, byteLength: dealt, copied, present };
+  const dealt = out[0] ?? 0;
+  if (status !== undefined) return { status, byteLength: dealt, copied: out[1] ?? 0, present: out[2] ?? 0 };
   check(to, source, options ?? {}, byteLength, step);
   throw pagesFailure(CALLS[what] ?? 'resolve', to, dealt, byteLength, errno);
+}
+
+/** Goes on behind what was copied. */
+function resolveRest(
+  core: NativeUffd,
+  fd: number,
+  to: bigint,
+  source: Uint8Array,
+  options: ResolveOptions | undefined,
+  copied: number,
+): Resolution {
+  const rest = resolve(core, fd, to + BigInt(copied), source.subarray(copied), options);
+  return { ...rest, byteLength: rest.byteLength + copied, copied: rest.copied + copied };
 }
