@@ -183,7 +183,7 @@ export class Mapping implements Range {
       throw new UnsupportedError(`${who}: this kernel does not know '${advice}'`, undefined, [`advise-${advice}`]);
     }
     throw refused(`${who}: '${advice}' is refused for ${length} bytes at offset ${offset}`, result, 'madvise', {
-      EINVAL: 'it does not fit this kind of memory',
+      EINVAL: `it does not fit this kind of memory${advice === 'collapse' ? ', or a page of it is write-protected by a userfaultfd' : ''}`,
       EFAULT: 'a page cannot be made present: it is poisoned, or missing to a userfaultfd that answers with SIGBUS',
       EACCES: 'the protection of a page, or the mode in which the file is open, forbids it',
       ENOMEM: 'the kernel has no memory for it, or a limit is reached (vm.max_map_count, RLIMIT_MEMLOCK, a cgroup)',

@@ -63,8 +63,9 @@ const SPECIAL: Partial<Record<UffdCall, Record<number, string>>> = {
   continue: { [EFAULT]: 'the file has no page there (a hole): put one in first' },
   move: {
     [EBUSY]: 'a page is shared with a child process or pinned: after fork it must be written before it can be moved',
-    [ENOENT]: 'the source has no page there (allowHoles lets that be), or the target is not registered',
-    [EINVAL]: 'both sides must be private anonymous memory, equally protected and locked, of this process',
+    [ENOENT]: 'the source has no page there (allowHoles lets that be), or one side is not mapped',
+    [EINVAL]:
+      'both sides must be private anonymous memory of this process that may be written, equally locked, and the target registered with this userfaultfd',
   },
 };
 

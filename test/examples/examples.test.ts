@@ -11,6 +11,11 @@ const PROMISES: Record<string, RegExp[]> = {
   'custom-store.js': [/^hello hello hello$/m, /^2 reads of the store$/m],
   'budget.js': [/together at most 4096 KiB/, /after reading the second: first \d+ KiB/],
   'workers.js': [/add up to \d+, counted by 2 threads/, /\d+ faults, \d+ waits/],
+  'kernel-pager.js': [
+    /^page 5 is wanted$/m,
+    /^page 2 is wanted$/m,
+    /^page 5 is full of 55\n[\s\S]*^page 2 is full of 22\npage 5 is full of 55$/m,
+  ],
   'paged-child.js': [
     /^child: number 100000 is 10000000000$/m,
     /^child: 1024 pages hold what was written$/m,
@@ -41,6 +46,11 @@ test('the example of workers adds up the bytes of the file', async () => {
   for (const byte of readFileSync(process.execPath)) sum += byte;
   const { stdout } = await runNode(join('examples', 'workers.js'));
   assert.ok(stdout.includes(`add up to ${sum},`), stdout);
+});
+
+test('docs/kernel.md shows the example of a pager as it stands', () => {
+  const example = readFileSync(join(root, 'examples', 'kernel-pager.js'), 'utf8');
+  assert.ok(readFileSync(join(root, 'docs', 'kernel.md'), 'utf8').includes(`\`\`\`js\n${example}\`\`\`\n`));
 });
 
 test('no example is left out', () => {

@@ -53,6 +53,34 @@ fact('K1. nobody who reads: the thread waits for ever', {}, async (bench) => {
   assert.equal(await read, 2);
 });
 
+fact('18. a Worker that waits for a page ends when it has the page, and not before', {}, async (bench) => {
+  const uffd = bench.uffd();
+  const memory = bench.memory(1);
+  uffd.register(memory, 'missing');
+  const thread = await bench.thread();
+  thread.read(memory).catch(() => undefined);
+  await faultAt(uffd, memory, 0);
+  const ended = thread.end();
+  assert.ok(await stillWaits(ended, 300));
+  uffd.copy(memory.address, filled(1));
+  await ended;
+});
+
+fact('18. the thread that serves stops for ever when it touches a missing page itself', {}, async () => {
+  const { signal, stdout } = await inChild(
+    ({ kernel, fs }) => {
+      const memory = kernel.Mapping.anonymous(kernel.pageSize());
+      const uffd = kernel.Uffd.open();
+      uffd.register(memory, 'missing');
+      fs.writeSync(1, 'touching');
+      return new Uint8Array(memory.buffer)[0];
+    },
+    null,
+    2500,
+  );
+  assert.deepEqual([signal, stdout], ['SIGKILL', 'touching']);
+});
+
 fact('18. memory that is closed before the descriptor ends the process instead', {}, async () => {
   const url = import.meta.resolve('pagefault/kernel');
   const { signal, stdout } = await inChild(async ({ kernel, fs, Worker }, kernelUrl) => {

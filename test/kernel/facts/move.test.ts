@@ -101,6 +101,7 @@ fact('16. the target must be registered with the descriptor (EINVAL), the source
     errnoOf(() => uffd.move(plain.address, pagesOf(memory, 0))),
     EINVAL,
   );
+  assert.throws(() => uffd.move(plain.address, pagesOf(memory, 0)), /the target registered with this userfaultfd/);
   new Uint8Array(plain.buffer)[0] = 9;
   assert.equal(uffd.move(aside.address, plain), PAGE);
   assert.equal(new Uint8Array(aside.buffer)[0], 9);
