@@ -177,7 +177,7 @@ export class Loader {
       return;
     }
     this.#again.push(load);
-    if (this.#again.length === 1) setImmediate(() => this.#region.serve(performance.now()));
+    if (this.#again.length === 1) setImmediate(() => this.#region.look());
   }
 
   /** Unmapped, or the process has ended: nobody waits any more. */

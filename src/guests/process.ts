@@ -9,7 +9,15 @@ import { constants } from 'node:os';
 import { isMainThread } from 'node:worker_threads';
 import { GuestError } from '../errors/guest-error.js';
 import { SystemError } from '../errors/system-error.js';
-import { type ChildStatus, type PidFd, readProcessMemory, type UnixSocket } from '../kernel/index.js';
+import {
+  type ChildStatus,
+  type PidFd,
+  readProcessMemory,
+  type Uffd,
+  type UffdEvent,
+  type UnixSocket,
+  type Watch,
+} from '../kernel/index.js';
 import { Counters, type GuestStats, readCounters } from './counters.js';
 import type { Observe } from './events.js';
 import { admit } from './handshake.js';
@@ -270,8 +278,7 @@ export class PagedProcess extends EventEmitter {
       pageSize,
       memory,
     });
-    const options = { busyPollUs: this.#parts.busyPollUs };
-    this.#watches.push(admitted.parts.uffd.onReadable((at) => this.#serve(region, at), options));
+    this.#watches.push(this.#watch(region, admitted.parts.uffd));
     this.emit('region', region);
     const go = (): void => {
       if (this.#over) return;
@@ -282,13 +289,15 @@ export class PagedProcess extends EventEmitter {
     else region.loadAll().then(go, (error) => this.#broken(asError(error)));
   }
 
-  /** `at` is the monotonic clock's, which counts from another moment than `performance.now()`. */
-  #serve(region: GuestRegion, at: number): void {
-    try {
-      region.serve(at - CLOCK_OFFSET);
-    } catch (error) {
-      this.#broken(asError(error));
-    }
+  #watch(region: GuestRegion, uffd: Uffd): Watch {
+    const serve = (events: UffdEvent[], at: number): void => {
+      try {
+        region.serve(events, at - CLOCK_OFFSET);
+      } catch (error) {
+        this.#broken(asError(error));
+      }
+    };
+    return uffd.onEvents(serve, { busyPollUs: this.#parts.busyPollUs }, (error) => this.#broken(error));
   }
 
   /** A child that is ending does not read any more; that it ends, the pidfd tells. */

@@ -128,11 +128,15 @@ export class GuestRegion {
 
   /* --- events -------------------------------------------------------------------------------------------------------- */
 
-  /** To be called when the userfaultfd is readable. `since`: when it became so, in ms of `performance.now()`. */
-  serve(since: number): void {
+  /** Reads what is there, and answers it. */
+  look(): void {
+    if (!this.#over) this.serve(this.#uffd.readEvents(this.#messages), performance.now());
+  }
+
+  /** Answers what was read from the userfaultfd. `since`: when it was found readable, in ms of `performance.now()`. */
+  serve(read: UffdEvent[], since: number): void {
     if (this.#over) return;
-    let events = this.#uffd.readEvents(this.#messages);
-    if (events.length === MESSAGES) events = this.#readRest(events);
+    const events = read.length === MESSAGES ? this.#readRest(read) : read;
     if (events.length > 1) this.#applyChanges(events);
     for (const event of events) {
       if (event.type === 'pagefault') this.#fault(event, since);

@@ -30,7 +30,7 @@ export interface WatchSource {
 }
 
 /** `at`: when the descriptor was found readable, in milliseconds of the clock of `process.hrtime`. */
-export type Readable = (at: number) => void;
+export type Readable = (at: number, got: number) => void;
 
 const { EBADF, EEXIST, EPERM } = constants.errno;
 
@@ -71,11 +71,18 @@ export class Watch implements Disposable {
   }
 
   /**
-   * Begins to watch. `ended` runs once, when the watch has been closed.
+   * Begins to watch. `ended` runs once, when the watch has been closed. With a `buffer`, which must be nobody else's, the watch reads
+   * into it by itself, and the callback's second argument is what read(2) gave. @internal but for the first three arguments
    * @throws {DescriptorError} not open, or a file or directory, which cannot be watched
    * @throws {SystemError} watched on this thread already (EEXIST)
    */
-  static start(fd: number, callback: Readable, options: WatchOptions = {}, ended?: () => void): Watch {
+  static start(
+    fd: number,
+    callback: Readable,
+    options: WatchOptions = {},
+    ended?: () => void,
+    buffer?: Uint8Array,
+  ): Watch {
     checkFd('watch', fd);
     checkCallback('watch', callback);
     checkKeys('watch', options, ['keepAlive', 'busyPollUs']);
@@ -86,7 +93,7 @@ export class Watch implements Disposable {
     if (!Number.isInteger(busyPollUs) || busyPollUs < 0 || busyPollUs > 1000) {
       throw outOfRange(`watch: busyPollUs must be a whole number from 0 to 1000, not ${shown(busyPollUs)}`);
     }
-    const id = native().watchStart(fd, callback, busyPollUs);
+    const id = native().watchStart(fd, callback, busyPollUs, buffer);
     if (id < 0) throw refusal(fd, -id);
     const watch = new Watch({
       ref: (keepsAlive) => native().watchRef(id, keepsAlive),

@@ -252,6 +252,46 @@ test('the event loop says when there is something to read', TIMEOUT, async () =>
   await until(() => openFds() === before);
 });
 
+test('onEvents reads by itself, tells when, and goes on after an exception', TIMEOUT, async () => {
+  const before = openFds();
+  const uffd = Uffd.open();
+  const mapping = Mapping.anonymous(8 * PAGE);
+  const thread = await toucher();
+  uffd.register(mapping, 'missing');
+  const seen: number[] = [];
+  const uncaught: unknown[] = [];
+  const listener = (error: unknown): void => {
+    uncaught.push(error);
+  };
+  process.on('uncaughtException', listener);
+  const watch = uffd.onEvents(
+    (events, at) => {
+      const age = Number(process.hrtime.bigint()) / 1e6 - at;
+      assert.ok(age >= 0 && age < 1000, `${age} ms`);
+      seen.push(events.length);
+      for (const event of events) {
+        assert.equal(event.type, 'pagefault');
+        if (event.type === 'pagefault') uffd.resolve(event.address, filled(5));
+      }
+      if (seen.length === 3) throw new Error('the third');
+    },
+    { busyPollUs: 20 },
+  );
+  for (let page = 0; page < 8; page++) assert.equal(await thread.order('read', mapping, page * PAGE), 5);
+  process.off('uncaughtException', listener);
+  assert.deepEqual(seen, new Array(8).fill(1));
+  assert.match(String(uncaught[0]), /the third/);
+  await thread.end();
+  mapping.unmap();
+  uffd.close();
+  assert.equal(watch.closed, true);
+  assert.throws(() => uffd.onEvents(() => {}), { code: 'ERR_PAGEFAULT_CLOSED' });
+  const blocking = Uffd.open({ nonBlocking: false });
+  assert.throws(() => blocking.onEvents(() => {}), /nonBlocking: true/);
+  blocking.close();
+  await until(() => openFds() === before);
+});
+
 test('a buffer that holds no message is refused and loses nothing', TIMEOUT, () => {
   const uffd = Uffd.open();
   assert.throws(() => uffd.readEvents(new Uint8Array(31)), { name: 'RangeError', code: 'ERR_PAGEFAULT_OUT_OF_RANGE' });

@@ -129,7 +129,7 @@ class LocalPager implements Pager {
     this.regions = [this.#region];
     this.#applyPolicy();
     observe?.({ type: 'region', pid: this.pid, region: 0, address, byteLength, pageSize, memory: plan.memory });
-    uffd.onReadable(() => this.#region.serve(performance.now()));
+    uffd.onReadable(() => this.#region.look());
     // A thread that sleeps in a page would keep the process from exiting, whatever ends it.
     process.once('exit', this.#atExit);
   }
