@@ -91,7 +91,8 @@ typedef struct {
   uint64_t dealt, copied, present; /* bytes from the start; of these, put there by this call, and there already */
 } pf_uffd_done_t;
 
-/* The whole range, past pages that are there (whose waiters are woken, unless `mode` says not to). 0, or -errno of what stopped it: -EAGAIN
+/* The whole range, past pages that are there (whose waiters are woken, unless `mode` says not to); marks of write protection, poison or a guard
+ * are no pages, and are replaced. 0, or -errno of what stopped it: -EAGAIN
  * after about a millisecond without progress (an event is unread), -ENOENT not registered, -ESRCH the process has ended. `out` holds in
  * any case. */
 int pf_uffd_resolve(const pf_uffd_job_t *job, pf_uffd_done_t *out);

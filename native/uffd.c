@@ -144,6 +144,15 @@ static int64_t attempt(const pf_uffd_job_t *job, uint64_t at) {
   }
 }
 
+/* Never written: a page of zeroes to copy from, of the largest size that a system has. */
+static uint8_t zeroes[65536];
+
+/* Of private memory ZEROPAGE says EEXIST also where there is no page but a mark, of write protection, poison or a guard (6.18): left at that,
+ * whoever waits there would fault for ever. COPY replaces marks, and says EEXIST of pages only. */
+static int64_t copy_zeroes(const pf_uffd_job_t *job, uint64_t at, uint64_t len) {
+  return len <= sizeof zeroes ? pf_uffd_copy(job->fd, job->to + at, (uintptr_t)zeroes, len, job->mode) : -EEXIST;
+}
+
 /* Whoever waits on pages that were there already: nothing else would wake them. */
 static void wake_present(const pf_uffd_job_t *job, uint64_t from, uint64_t end) {
   if (from < end && (job->mode & PF_UFFDIO_COPY_MODE_DONTWAKE) == 0) {
@@ -156,9 +165,12 @@ int pf_uffd_resolve(const pf_uffd_job_t *job, pf_uffd_done_t *out) {
   int err = 0;
   *out = (pf_uffd_done_t){0};
   while (at < job->len && err == 0) {
+    uint64_t step = job->page_size < job->len - at ? job->page_size : job->len - at;
     int64_t moved = attempt(job, at);
+    if (moved == -EEXIST && job->what == PF_UFFD_ZERO) {
+      moved = copy_zeroes(job, at, step);
+    }
     if (moved == -EEXIST) {
-      uint64_t step = job->page_size < job->len - at ? job->page_size : job->len - at;
       out->present += step;
       at += step;
       deadline = 0;

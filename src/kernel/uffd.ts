@@ -178,7 +178,8 @@ export class Uffd implements Disposable {
 
   /**
    * Puts zeroes into pages that are not there. Private memory and shared memory; not hugetlb.
-   * @throws {UffdError} PARTIALLY_COPIED, ZEROPAGE_FAILED
+   * @throws {UffdError} PARTIALLY_COPIED, ZEROPAGE_FAILED (EEXIST: a page is there, or in private memory a mark of write protection, poison or a
+   * guard, which `resolve` replaces)
    */
   zeropage(range: Range, options?: WakeOption): number {
     const mode = options === undefined ? 0 : modeOf('zeropage', options, WAKE);
@@ -242,8 +243,8 @@ export class Uffd implements Disposable {
   }
 
   /**
-   * Answers a fault: gets the range there whatever stands in the way. Pages that are there are skipped and their waiters woken, partial progress
-   * goes on; what cannot be helped is told by the status. Takes up to about a millisecond where the kernel says EAGAIN.
+   * Answers a fault: gets the range there whatever stands in the way. Pages that are there are skipped and their waiters woken, marks (of write
+   * protection, poison, a guard) are replaced, partial progress goes on; what cannot be helped is told by the status. Takes up to about a millisecond where the kernel says EAGAIN.
    * @throws {UffdError} for other errors: COPY_FAILED or ZEROPAGE_FAILED, or PARTIALLY_COPIED where a part was dealt with
    */
   resolve(to: bigint, source: Uint8Array | Range | 'zero' | 'continue', options?: ResolveOptions): Resolution {

@@ -190,3 +190,35 @@ fact('8. a copy replaces the mark of write protection', { features: ['wp-unpopul
   assert.equal(await (await bench.thread()).write(memory, 0, 4), 4);
   assert.equal(uffd.readEvent(), undefined, 'it was no longer protected');
 });
+
+fact(
+  '8. zeroes do not replace a mark: EEXIST although no page is there, until resolve() copies them',
+  {
+    features: ['wp-unpopulated', 'poison'],
+  },
+  async (bench) => {
+    const uffd = bench.uffd({ features: ['pagefault-flag-wp', 'wp-unpopulated', 'poison'] });
+    const memory = bench.memory(3);
+    uffd.register(memory, ['missing', 'write-protect']);
+    uffd.writeProtect(pagesOf(memory, 0));
+    uffd.poison(pagesOf(memory, 1));
+    const read = (await bench.thread()).read(memory);
+    await faultAt(uffd, memory, 0);
+    for (const page of [0, 1])
+      assert.equal(
+        errnoOf(() => uffd.zeropage(pagesOf(memory, page))),
+        EEXIST,
+      );
+    uffd.wake(memory);
+    await faultAt(uffd, memory, 0); // nothing is there
+    const bytes = 3 * PAGE;
+    assert.deepEqual(uffd.resolve(memory.address, 'zero', { byteLength: bytes }), {
+      status: 'done',
+      byteLength: bytes,
+      copied: bytes,
+      present: 0,
+    });
+    assert.equal(await read, 0);
+    assert.equal(uffd.resolve(memory.address, 'zero', { byteLength: bytes }).present, bytes);
+  },
+);
