@@ -8,8 +8,8 @@ async function serve() {
   const uffd = Uffd.open();
   uffd.register(memory, 'missing'); // whoever touches a page that is not there waits for us from now on
   const page = new Uint8Array(pageSize());
-  uffd.onReadable(() => {
-    for (const fault of uffd.readEvents()) {
+  uffd.onEvents((faults) => {
+    for (const fault of faults) {
       const number = Number(fault.address - memory.address) / pageSize();
       console.log(`page ${number} is wanted`);
       uffd.resolve(fault.address, page.fill(number * 11)); // it is there, whole, and the thread goes on
