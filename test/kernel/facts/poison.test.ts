@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { closeSync, openSync, readSync } from 'node:fs';
 import { constants } from 'node:os';
+import { Mapping } from 'pagefault/kernel';
 import { type Bench, errnoOf, fact, faultAt, filled, inChild, PAGE } from '../../helpers/facts.js';
 
 const { EEXIST, EFAULT } = constants.errno;
@@ -58,3 +59,41 @@ fact('17. dropping a poisoned page makes it missing again', needs, async (bench)
   uffd.copy(memory.address, filled(3));
   assert.equal(await read, 3);
 });
+
+fact(
+  '17. poison is EEXIST on a mark of write protection too',
+  {
+    features: ['poison', 'wp-unpopulated'],
+  },
+  (bench) => {
+    const uffd = bench.uffd({ features: ['poison', 'pagefault-flag-wp', 'wp-unpopulated'] });
+    const memory = bench.memory(1);
+    uffd.register(memory, ['missing', 'write-protect']);
+    uffd.writeProtect(memory);
+    assert.equal(
+      errnoOf(() => uffd.poison(memory)),
+      EEXIST,
+    );
+  },
+);
+
+fact(
+  '17. continue heals a poisoned page, once the object has it',
+  {
+    features: ['poison', 'minor-shmem'],
+  },
+  (bench) => {
+    const uffd = bench.uffd({ features: ['poison', 'minor-shmem'] });
+    const memfd = bench.memfd(1);
+    const memory = bench.map(Mapping.memfd(memfd));
+    uffd.register(memory, ['missing', 'minor']);
+    uffd.poison(memory);
+    assert.equal(
+      errnoOf(() => uffd.continue(memory)),
+      EFAULT,
+    );
+    memfd.write(0, filled(1));
+    assert.equal(uffd.continue(memory), PAGE);
+    assert.equal(new Uint8Array(memory.buffer)[0], 1);
+  },
+);
