@@ -171,3 +171,16 @@ test('--switch-after goes from strategy to strategy while pages are brought', as
   const threads = await summaryOf(['12', '--strategy', 'on-demand,eager', '--switch-after', '3', '--threads', '1']);
   assert.equal(threads['faults'], 3);
 });
+
+test('strategies that change under many threads lose no written byte', async () => {
+  const often = ['--write', '--strategy', 'budget,read-ahead,budget,on-demand,budget,eager', '--switch-after', '25'];
+  for (const who of [
+    ['--threads', '4'],
+    ['--children', '3', '--threads', '3'],
+    ['--children', '6'],
+  ]) {
+    const summary = await summaryOf(['120', '--resident', '16', ...often, ...who]);
+    assert.equal(summary['failures'], 0);
+    assert.equal(summary['writeFaults'], 120 * Math.max(1, Number(summary['children'])));
+  }
+});

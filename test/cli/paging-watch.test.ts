@@ -1,6 +1,9 @@
 /** `pagefault paging --watch`: the picture, in a pseudo terminal, and the keys. */
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { plainTerminal } from 'pagefault/observe';
 import type { Paged } from '#dist/cli/paging/paged.js';
@@ -97,10 +100,23 @@ test('keys work beside the transcript, and each switch is a line', { skip: witho
   assertRestored(run.shown());
 });
 
+test('where stdout goes elsewhere the picture is on stderr, and the lines go there', { skip: without }, async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'pagefault-watch-'));
+  const path = join(folder, 'lines');
+  const run = inTerminal(`300 --watch --pause 1 --json > "${path}"`);
+  assert.equal(await run.ended, 0);
+  const lines = readFileSync(path, 'utf8').trimEnd().split('\n');
+  rmSync(folder, { recursive: true });
+  assert.equal(lines.map((line) => JSON.parse(line) as { type: string }).at(-1)?.type, 'summary');
+  assert.equal(lines.length, 300 * 6 + 9);
+  assert.ok(run.shown().split('\x1b[J').length > 3);
+  assertRestored(run.shown());
+});
+
 test('without a terminal a sentence says so, and the transcript goes on', async () => {
   const { code, stdout, stderr } = await paging(['2', '--watch']);
   assert.equal(code, 0);
-  assert.match(stderr, /^pagefault: --watch needs a terminal, .*going on without\n$/);
+  assert.match(stderr, /^pagefault: --watch needs a terminal for itself, .*going on without\n$/);
   assert.match(stdout, /read 'B'/);
 });
 

@@ -81,9 +81,9 @@ export class Child {
     );
     const status = await this.pager.exited;
     const report = await this.#report;
+    if (this.#trouble !== undefined) return { status, error: this.#trouble };
     if (report !== undefined)
       return { status, error: new CliError(exitCodeOfCode(report.code), report.code, report.message) };
-    if (this.#trouble !== undefined) return { status, error: this.#trouble };
     if (early !== undefined) return { status, error: early };
     return { status, error: this.#failure(status) };
   }

@@ -1,6 +1,5 @@
 /** `pagefault paging`: user-space paging, shown. A child touches memory, and its parent says what is in it. Main thread. */
 import type { Command } from '../command.js';
-import { run } from './run.js';
 
 export const paging: Command = {
   name: 'paging',
@@ -45,5 +44,6 @@ export const paging: Command = {
     },
     { line: 'pagefault paging 100000 --quiet --json', what: 'how fast it is: one line of numbers' },
   ],
-  run,
+  // Loaded only when it is wanted: the other commands need none of it.
+  run: async (args, output, signal) => await (await import('./run.js')).run(args, output, signal),
 };

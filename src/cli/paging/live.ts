@@ -12,9 +12,9 @@ const SHOW_CURSOR = '\x1b[?25h';
 /** A stream that is a terminal, on which the picture is drawn. */
 export type Screen = NodeJS.WriteStream & { readonly fd: number };
 
-/** stdout where nothing else goes there, else stderr; undefined where neither is a terminal. */
+/** A terminal for the picture alone: stdout, or stderr while stdout goes elsewhere. */
 export function screenOf(options: { json: boolean }): Screen | undefined {
-  if (process.stdout.isTTY && !options.json) return process.stdout as Screen;
+  if (process.stdout.isTTY) return options.json ? undefined : (process.stdout as Screen);
   return process.stderr.isTTY ? (process.stderr as Screen) : undefined;
 }
 

@@ -26,7 +26,7 @@ export async function run(args: Arguments, output: Output, signal: AbortSignal):
   const screen = plan.watch ? screenOf(plan) : undefined;
   if (plan.watch && screen === undefined) {
     process.stderr.write(
-      'pagefault: --watch needs a terminal, and neither stdout nor stderr is one; going on without\n',
+      'pagefault: --watch needs a terminal for itself, on stdout, or on stderr where stdout goes elsewhere; going on without\n',
     );
   }
   // Where the picture is, there can be no lines.

@@ -12,6 +12,7 @@ export function sayStatus(
   status: ChildStatus,
   announced: boolean,
 ): void {
+  if (status.state === 'gone') return; // how it ended follows from elsewhere
   const isEnd = status.state !== 'stopped' && status.state !== 'continued';
   if (isEnd && !announced) {
     explainer.explain('wait-pidfd');
