@@ -73,6 +73,9 @@ function clockOffset(): number {
   return offset;
 }
 
+/** How long a process whose memory is gone may take to be gone itself. */
+const ENDING_MS = 5000;
+
 interface Dropping {
   resolve(): void;
   reject(error: Error): void;
@@ -354,12 +357,21 @@ export class PagedProcess extends EventEmitter {
   }
 
   /** The pager cannot go on. A child whose faults nobody answers would hang; one whose descriptors are closed would read zeroes. */
-  #broken(error: Error): void {
+  #broken(error: Error, isGone: boolean = this.#isGone(error)): void {
     if (this.#over) return;
+    if (isGone) {
+      // It ended while something was done for it, and the pidfd is about to say so. Unless it does not.
+      setTimeout(() => this.#broken(error, false), ENDING_MS).unref();
+      return;
+    }
     this.#failure ??= error;
     this.#killNow();
     this.#notReady(error);
     if (this.listenerCount('error') > 0) this.emit('error', error);
+  }
+
+  #isGone(error: Error): boolean {
+    return error instanceof SystemError && error.errno === constants.errno.ESRCH;
   }
 
   #silent(): void {
