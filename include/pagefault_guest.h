@@ -132,6 +132,7 @@ typedef struct pfg_region {
 typedef struct pfg_drop {
   uint64_t address, length;
   uint32_t serial;
+  uint32_t region; /* serial of the region it is meant for: another one may lie there when its turn comes. 0: none */
 } pfg_drop;
 
 typedef struct pagefault_guest {
@@ -506,7 +507,24 @@ static inline void pfg_on_ack(pagefault_guest *g, const uint8_t *message) {
   pthread_mutex_unlock(&g->lock);
 }
 
-/* Leaves it to the other thread: dropping waits for the pager, and this one must notice if the pager dies meanwhile. */
+/* The region that has all of the range: one that is served, else one that is ending; NULL if none has. With the lock. */
+static inline pfg_region *pfg_region_of(pagefault_guest *g, uint64_t address, uint64_t length) {
+  pfg_region *ending = NULL;
+  for (int i = 0; i < PAGEFAULT_GUEST_REGIONS_MAX; i++) {
+    pfg_region *region = &g->regions[i];
+    if ((region->state == PFG_ACTIVE || region->state == PFG_ENDING) && address >= region->address && length <= region->length &&
+        address - region->address <= region->length - length) {
+      if (region->state == PFG_ACTIVE) {
+        return region;
+      }
+      ending = region;
+    }
+  }
+  return ending;
+}
+
+/* Leaves it to the other thread: dropping waits for the pager, and this one must notice if the pager dies meanwhile. Which region is meant
+ * is known now: one that is made later in the same place is answered for behind this message. */
 static inline int pfg_on_drop(pagefault_guest *g, const uint8_t *message) {
   for (;;) {
     pthread_mutex_lock(&g->lock);
@@ -516,6 +534,8 @@ static inline int pfg_on_drop(pagefault_guest *g, const uint8_t *message) {
       drop->address = pfg_get64(message + 8);
       drop->length = pfg_get64(message + 16);
       drop->serial = pfg_get32(message + 60);
+      const pfg_region *region = pfg_region_of(g, drop->address, drop->length);
+      drop->region = region == NULL ? 0 : region->serial;
       pthread_cond_broadcast(&g->changed);
     }
     pthread_mutex_unlock(&g->lock);
@@ -560,17 +580,20 @@ static inline void *pfg_read_loop(void *data) {
   return NULL;
 }
 
-/* The region that has all of the range, marked as being dropped from; NULL if none has. With the lock. */
+/* The region, marked as being dropped from. While it is ending it is waited for: it may stay after all, and then its pages go, or it goes
+ * with them. NULL: it has gone. With the lock. */
 static inline pfg_region *pfg_begin_drop(pagefault_guest *g, const pfg_drop *drop) {
-  for (int i = 0; i < PAGEFAULT_GUEST_REGIONS_MAX; i++) {
-    pfg_region *region = &g->regions[i];
-    if (region->state == PFG_ACTIVE && drop->address >= region->address && drop->length <= region->length &&
-        drop->address - region->address <= region->length - drop->length) {
+  for (;;) {
+    pfg_region *region = pfg_region_of(g, drop->address, drop->length);
+    if (region == NULL || region->serial != drop->region) {
+      return NULL;
+    }
+    if (region->state == PFG_ACTIVE) {
       region->dropping = 1;
       return region;
     }
+    pthread_cond_wait(&g->changed, &g->lock);
   }
-  return NULL;
 }
 
 static inline int pfg_is_shared(unsigned flags) { return (flags & PAGEFAULT_GUEST_SHARED) != 0 || (flags & 0xff) == PAGEFAULT_GUEST_SHM; }
@@ -597,7 +620,7 @@ static inline void *pfg_drop_loop(void *data) {
     pfg_region *region = pfg_begin_drop(g, &drop);
     pthread_mutex_unlock(&g->lock);
 
-    int err = region == NULL ? -EINVAL : pfg_drop_pages(drop.address, drop.length, region->flags);
+    int err = region != NULL ? pfg_drop_pages(drop.address, drop.length, region->flags) : drop.region != 0 ? 0 : -EINVAL;
 
     pthread_mutex_lock(&g->lock);
     if (region != NULL) {
@@ -1123,6 +1146,7 @@ static inline int pagefault_guest_unpage(pagefault_guest *g, void *addr) {
     region->uffd = -1;
     __atomic_sub_fetch(&g->active, 1, __ATOMIC_ACQ_REL);
   }
+  pthread_cond_broadcast(&g->changed); /* the thread that drops may wait for this */
   pthread_mutex_unlock(&g->lock);
   if (err == 0) {
     close(uffd);

@@ -99,7 +99,7 @@ static napi_value uffd_handshake(napi_env env, napi_callback_info info) {
   return result(env, pf_uffd_handshake(read_fd(env, args[0]), features, &out[0], &out[1]));
 }
 
-static napi_value uffd_read(napi_env env, napi_callback_info info) {
+static napi_value read_with(napi_env env, napi_callback_info info, int64_t (*call)(int, void *, size_t)) {
   napi_value args[2];
   uint8_t *bytes;
   size_t len;
@@ -107,8 +107,12 @@ static napi_value uffd_read(napi_env env, napi_callback_info info) {
   if (!pf_bytes(env, args[1], &bytes, &len)) {
     return result(env, -EINVAL);
   }
-  return result(env, pf_uffd_read(read_fd(env, args[0]), bytes, len));
+  return result(env, call(read_fd(env, args[0]), bytes, len));
 }
+
+static napi_value uffd_read(napi_env env, napi_callback_info info) { return read_with(env, info, pf_uffd_read); }
+
+static napi_value uffd_read_now(napi_env env, napi_callback_info info) { return read_with(env, info, pf_uffd_read_now); }
 
 /* --- ranges ---------------------------------------------------------------------------------------------------------------- */
 
@@ -216,5 +220,6 @@ const pf_export_t pf_uffd_exports[] = {
     {"uffdWriteProtect", uffd_write_protect},
     {"uffdResolve", uffd_resolve},
     {"uffdRead", uffd_read},
+    {"uffdReadNow", uffd_read_now},
     {NULL, NULL},
 };

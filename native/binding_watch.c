@@ -5,6 +5,7 @@
  *   watchStart ──▶ WATCHING ──▶ watchStop, or the environment ends ──▶ CLOSING (never called again) ──▶ on_closed: freed
  */
 #include "binding.h"
+#include "os.h"
 #include "uv.h"
 
 #include <errno.h>
@@ -89,9 +90,8 @@ static bool look(watch_t *watch) {
     struct pollfd one = {.fd = watch->fd, .events = POLLIN};
     return poll(&one, 1, 0) == 1;
   }
-  ssize_t got = read(watch->fd, watch->messages, watch->room);
-  watch->got = got < 0 ? -errno : (int)got;
-  return watch->got != -EAGAIN && watch->got != -EINTR;
+  watch->got = (int)pf_uffd_read_now(watch->fd, watch->messages, watch->room);
+  return watch->got != -EAGAIN;
 }
 
 /* False: JavaScript cannot be called any more. An exception is an uncaught one, as in every callback of Node; the watch goes on. */

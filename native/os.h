@@ -99,6 +99,8 @@ int pf_uffd_resolve(const pf_uffd_job_t *job, pf_uffd_done_t *out);
 
 /* Bytes of messages, or -errno; -EAGAIN: there is none. */
 int64_t pf_uffd_read(int fd, void *into, size_t len);
+/* The same, but never waits: -EDEADLK when somebody who shares the descriptor has made it blocking and nothing is there. */
+int64_t pf_uffd_read_now(int fd, void *into, size_t len);
 
 /* --- own_uffd.c: the engine's userfaultfd ------------------------------------------------------------------------------- */
 

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -202,4 +203,27 @@ int64_t pf_uffd_read(int fd, void *into, size_t len) {
     got = read(fd, into, len);
   } while (got < 0 && errno == EINTR);
   return got < 0 ? -errno : got;
+}
+
+static bool is_blocking(int fd) {
+  int flags = fcntl(fd, F_GETFL);
+  return flags >= 0 && (flags & O_NONBLOCK) == 0;
+}
+
+/* RWF_NOWAIT (6.10 for a userfaultfd) and not O_NONBLOCK: that belongs to all who share the open file, and the other may clear it. Before 6.10
+ * a moment is left between the look and the read. */
+int64_t pf_uffd_read_now(int fd, void *into, size_t len) {
+  struct iovec piece = {.iov_base = into, .iov_len = len};
+  ssize_t got;
+  do {
+    got = preadv2(fd, &piece, 1, -1, RWF_NOWAIT);
+  } while (got < 0 && errno == EINTR);
+  if (got >= 0 || (errno != EAGAIN && errno != EOPNOTSUPP && errno != ENOSYS && errno != EPERM)) {
+    return got < 0 ? -errno : got;
+  }
+  int err = errno;
+  if (is_blocking(fd)) {
+    return -EDEADLK;
+  }
+  return err == EAGAIN ? -EAGAIN : pf_uffd_read(fd, into, len);
 }

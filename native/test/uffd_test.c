@@ -70,6 +70,10 @@ static void handshakes(pf_backend_t backend) {
   EXPECT_EQ(pf_uffd_handshake(fd, 0, &offered, &ioctls), -EINVAL);
   EXPECT_EQ(pf_uffd_read(fd, message, sizeof message), -EAGAIN);
   EXPECT_EQ(pf_uffd_read(fd, message, 31), -EINVAL);
+  EXPECT_EQ(pf_uffd_read_now(fd, message, sizeof message), -EAGAIN);
+  EXPECT_EQ(pf_uffd_read_now(fd, message, 31), -EINVAL);
+  EXPECT_EQ(fcntl(fd, F_SETFL, 0), 0); /* from here on a plain read would wait for ever */
+  EXPECT_EQ(pf_uffd_read_now(fd, message, sizeof message), -EDEADLK);
   close(fd);
   EXPECT_EQ(pf_uffd_open(O_CLOEXEC, fd), -EBADF);
   EXPECT_EQ(pf_uffd_wake(fd, 0, PAGE), -EBADF);

@@ -1,7 +1,10 @@
 /** Looks at memory that a child wants to hand over, and takes it or says why not. Everything a hostile child could send is refused here. */
 
+import { close } from 'node:fs';
 import { GuestError } from '../errors/guest-error.js';
-import { closeFd, Uffd } from '../kernel/index.js';
+import { hugePageSizes } from '../kernel/huge-pages.js';
+import { Uffd } from '../kernel/index.js';
+import { pageSize as systemPageSize } from '../kernel/range.js';
 import { REGION, type RegionMessage } from './protocol.js';
 import type { GuestRegion, RegionParts } from './region.js';
 import type { GuestSource } from './source.js';
@@ -11,6 +14,8 @@ const ERRNO = { EBADF: 9, EEXIST: 17, EINVAL: 22, ENOSPC: 28, ERANGE: 34, EOPNOT
 /** Regions of one process. */
 const MOST_REGIONS = 1024;
 const MOST_PAGES = 2 ** 32;
+/** Of user memory, on every architecture. */
+const END_OF_ADDRESSES = 2n ** 56n;
 
 export interface Admitting {
   readonly regions: readonly GuestRegion[];
@@ -37,14 +42,14 @@ export function admit(message: RegionMessage, fd: number, admitting: Admitting):
   });
   const wrong = wrongWith(message, admitting);
   if (wrong !== undefined) {
-    closeFd(fd);
+    closeLater(fd);
     return refuse(wrong.errno, wrong.why);
   }
   let uffd: Uffd;
   try {
     uffd = Uffd.fromFd(fd);
   } catch (error) {
-    closeFd(fd);
+    closeLater(fd);
     return refuse(ERRNO.EBADF, error instanceof Error ? error.message : String(error), error);
   }
   if (!uffd.nonBlocking) {
@@ -60,12 +65,15 @@ export function admit(message: RegionMessage, fd: number, admitting: Admitting):
 function wrongWith(message: RegionMessage, admitting: Admitting): { errno: number; why: string } | undefined {
   const { address, byteLength, pageSize, storeOffset } = message;
   const { source, policy, regions } = admitting;
-  if (pageSize < 4096 || pageSize > 2 ** 30 || (pageSize & (pageSize - 1)) !== 0) {
-    return { errno: ERRNO.EINVAL, why: `${pageSize} bytes are no page` };
+  if (!isPageSize(message, source)) {
+    return { errno: ERRNO.EINVAL, why: `its pages have ${pageSize} bytes, neither the system's nor the store's size` };
   }
   const end = address + BigInt(Number.isSafeInteger(byteLength) ? byteLength : 0);
-  if (!Number.isSafeInteger(byteLength) || byteLength <= 0 || byteLength % pageSize !== 0 || end > 2n ** 64n) {
-    return { errno: ERRNO.EINVAL, why: `${byteLength} bytes are no whole number of pages` };
+  if (!Number.isSafeInteger(byteLength) || byteLength <= 0 || byteLength % pageSize !== 0 || end > END_OF_ADDRESSES) {
+    return {
+      errno: ERRNO.EINVAL,
+      why: `${byteLength} bytes at 0x${address.toString(16)} are no whole number of pages`,
+    };
   }
   if (address % BigInt(pageSize) !== 0n)
     return { errno: ERRNO.EINVAL, why: `0x${address.toString(16)} is not page-aligned` };
@@ -89,4 +97,16 @@ function wrongWith(message: RegionMessage, admitting: Admitting): { errno: numbe
     };
   }
   return undefined;
+}
+
+/** The kernel's own of the memory, or the one the store wishes for. */
+function isPageSize({ pageSize, memory }: RegionMessage, source: GuestSource): boolean {
+  if (pageSize === systemPageSize()) return true;
+  if (memory === 'hugetlb') return hugePageSizes().includes(pageSize);
+  return pageSize === source.pageSize && pageSize % systemPageSize() === 0;
+}
+
+/** Of the kind that a hostile child has chosen (a socket that lingers, a file of its own file system), it may take long. */
+function closeLater(fd: number): void {
+  close(fd, () => {});
 }

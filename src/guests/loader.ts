@@ -10,7 +10,8 @@
 
 import { GuestError } from '../errors/guest-error.js';
 import { UffdError } from '../errors/uffd-error.js';
-import type { Range, Uffd } from '../kernel/index.js';
+import type { Range, Resolution, Uffd } from '../kernel/index.js';
+import { pageSize } from '../kernel/range.js';
 import { How } from '../pager/read.js';
 import { isPermanent, pauseBeforeRetry } from '../pager/retry.js';
 import { GUEST_PAGE } from './pages.js';
@@ -18,6 +19,7 @@ import type { GuestRegion, RegionHost } from './region.js';
 import type { Supply } from './source.js';
 
 const EFAULT = 14;
+const EINVAL = 22;
 
 /** A page on its way. */
 export interface Load {
@@ -27,6 +29,8 @@ export interface Load {
   /** When its fault could be read, in ms of `performance.now()`. */
   readonly since: number;
   readonly deadline: number;
+  /** The state of a page that was thought to be there, or partly is: what is there stays as it is. */
+  readonly before: number | undefined;
   failed: number;
 }
 
@@ -40,42 +44,52 @@ export class Loader {
   readonly #uffd: Uffd;
   readonly #host: RegionHost;
   readonly #storeOffset: number;
-  /** For stores that answer at once. One that answers later keeps it until then, and gets a new one put here. */
-  #buffer: Uint8Array;
+  /** For stores that answer at once. One that answers later keeps it. */
+  #buffer: Uint8Array | undefined;
   #zeroes: Uint8Array | undefined;
   /** Wait for an event of the child to be read. */
   #again: Load[] = [];
+  /** End what waits for a promise or a pause. */
+  readonly #cancels = new Set<() => void>();
 
   constructor(region: GuestRegion, uffd: Uffd, storeOffset: number, host: RegionHost) {
     this.#region = region;
     this.#uffd = uffd;
     this.#storeOffset = storeOffset;
     this.#host = host;
-    this.#buffer = new Uint8Array(region.pageSize);
+  }
+
+  /** The region is over: nobody waits any more, and no timer may keep the event loop. */
+  end(): void {
+    for (const cancel of this.#cancels) cancel();
+    this.#cancels.clear();
+    this.#again = [];
   }
 
   /** The page is in state LOADING, and has its place in the budget. */
   load(load: Load): void {
     if (this.#region.over) return;
     const saved = this.#region.pages.saved.get(load.page);
-    if (saved !== undefined) {
-      this.#install(load, saved);
+    if (saved !== undefined && saved.holes.size === 0) {
+      this.#install(load, saved.bytes);
       return;
     }
     const how = new How(load.ahead ? 2 : load.write ? 1 : 0);
+    const buffer = this.#buffer ?? new Uint8Array(this.#region.pageSize);
+    this.#buffer = undefined; // the store may come back here before it has answered
     let supply: Supply | Promise<Supply>;
     try {
-      supply = this.#host.source.read(this.#offsetOf(load.page), this.#buffer, how);
+      supply = this.#host.source.read(this.#offsetOf(load.page), buffer, how);
     } catch (error) {
       this.#failed(load, error);
       return;
     }
-    if (!(supply instanceof Promise)) {
-      this.#install(load, supply);
+    if (supply instanceof Promise) {
+      this.#await(load, supply, (bytes) => this.#install(load, bytes), how);
       return;
     }
-    this.#buffer = new Uint8Array(this.#region.pageSize);
-    this.#await(load, supply, (bytes) => this.#install(load, bytes), how);
+    this.#install(load, supply);
+    this.#buffer = buffer;
   }
 
   /** What had to wait for an event has another try. */
@@ -93,11 +107,18 @@ export class Loader {
   /** Waits, but not beyond the load's deadline. */
   #await<T>(load: Load, promise: Promise<T>, then: (value: T) => void, how?: How): void {
     let over = false;
-    const once = (next: () => void): void => {
-      if (over) return;
+    const end = (): boolean => {
+      const first = !over;
       over = true;
       clearTimeout(timer);
-      if (!this.#region.over) next();
+      this.#cancels.delete(cancel);
+      return first;
+    };
+    const once = (next: () => void): void => {
+      if (end()) this.#host.guard(next);
+    };
+    const cancel = (): void => {
+      if (end()) how?.abort(new GuestError('ERR_PAGEFAULT_GUEST_GONE', 'nobody waits for the page any more'));
     };
     const late = (): void => {
       const { faultTimeoutMs, pid } = this.#host;
@@ -110,6 +131,7 @@ export class Loader {
       once(() => this.#giveUp(load, error));
     };
     const timer = setTimeout(late, Math.max(1, load.deadline - performance.now()));
+    this.#cancels.add(cancel);
     promise.then(
       (value) => once(() => then(value)),
       (error: unknown) => once(() => this.#failed(load, error)),
@@ -118,7 +140,7 @@ export class Loader {
 
   /* --- into the child's memory ----------------------------------------------------------------------------------------- */
 
-  #install(load: Load, supply: Supply): void {
+  #install(load: Load, supply: Supply, held = false): void {
     const range = this.#region.rangeOf(load.page);
     if (range === undefined) {
       this.#gone(load);
@@ -128,22 +150,46 @@ export class Loader {
     const watched = this.#region.writeProtect && (policy.trackWrites || policy.strategy === 'budget');
     const protect = watched && !load.write;
     const options = observe === undefined ? (protect ? WAKE_PROTECTED : WAKE) : protect ? QUIET_PROTECTED : QUIET;
-    let status: string;
+    let done: Resolution;
     try {
-      status = this.#uffd.resolve(range.address, supply ?? this.#zeroPage(), options).status;
+      done = this.#copy(load.page, range, supply ?? this.#zeroPage(), options);
     } catch (error) {
-      this.#copyFailed(load, supply, error);
+      this.#copyFailed(load, supply, error, held);
       return;
     }
-    if (status === 'done') {
-      this.#installed(load, range, protect ? 'present' : watched ? 'dirty' : 'open');
+    if (done.status === 'done') {
+      const state = protect ? GUEST_PAGE.present : watched ? GUEST_PAGE.dirty : GUEST_PAGE.open;
+      this.#installed(load, range, done, state);
       return;
     }
-    if (status === 'again') {
+    if (done.status === 'again') {
       this.#later(load);
       return;
     }
-    this.#gone(load);
+    if (done.status === 'gone') this.#region.vanished();
+    else this.#gone(load);
+  }
+
+  /** Of a page that the child wrote to and then gave up in part, the parts come from two places, each whole. */
+  #copy(page: number, range: Range, supply: Uint8Array | Range, options: { wake: boolean }): Resolution {
+    const { pages, step } = this.#region;
+    const saved = pages.saved.get(page);
+    if (saved === undefined || saved.bytes === supply) {
+      const of = step === pageSize() ? options : { ...options, pageSize: step };
+      return this.#uffd.resolve(range.address, supply, of);
+    }
+    let copied = 0;
+    let present = 0;
+    for (let at = 0; at < range.byteLength; at += step) {
+      const from = saved.holes.has(at / step) ? supply : saved.bytes;
+      const part = from instanceof Uint8Array ? from.subarray(at, at + step) : partOf(from, at, step);
+      const done = this.#uffd.resolve(range.address + BigInt(at), part, { ...options, wake: false });
+      if (done.status !== 'done') return done;
+      copied += done.copied;
+      present += done.present;
+    }
+    if (options.wake) this.#uffd.wake(range);
+    return { status: 'done', byteLength: range.byteLength, copied, present };
   }
 
   #zeroPage(): Uint8Array {
@@ -151,20 +197,30 @@ export class Loader {
     return this.#zeroes;
   }
 
-  #installed(load: Load, range: Range, state: 'present' | 'dirty' | 'open'): void {
+  /** What was there before may have been written to: what nobody knows is `open`. */
+  #installed(load: Load, range: Range, { copied, present }: Resolution, wanted: number): void {
     const { counters } = this.#host;
     const { pages } = this.#region;
-    if (!load.ahead) counters.service.add((performance.now() - load.since) * 1e6);
-    counters.pages += 1;
-    counters.bytes += range.byteLength;
-    if (load.ahead) counters.ahead += 1;
-    if (state !== 'present') pages.saved.delete(load.page);
-    pages.set(load.page, GUEST_PAGE[state]);
-    if (this.#host.observe === undefined) return;
-    const { page, ahead } = load;
-    this.#region.tell({ type: 'copied', page, byteLength: range.byteLength, ahead });
-    if (state === 'dirty') this.#region.tell({ type: 'written', page });
-    this.#uffd.wake(range);
+    const state = present === 0 ? wanted : copied === 0 ? (load.before ?? GUEST_PAGE.open) : GUEST_PAGE.open;
+    if (load.before !== undefined) {
+      if (copied === 0) counters.duplicates += 1;
+      else counters.faults += 1;
+    }
+    if (copied > 0) {
+      if (!load.ahead) counters.service.add((performance.now() - load.since) * 1e6);
+      counters.pages += 1;
+      counters.bytes += copied;
+      if (load.ahead) counters.ahead += 1;
+    }
+    if (state !== GUEST_PAGE.present) pages.saved.delete(load.page);
+    pages.set(load.page, state);
+    if (this.#host.observe !== undefined) {
+      const { page, ahead } = load;
+      this.#region.tell({ type: 'copied', page, byteLength: copied, ahead });
+      if (state === GUEST_PAGE.dirty) this.#region.tell({ type: 'written', page });
+      this.#uffd.wake(range);
+    }
+    this.#region.settled(load.page);
   }
 
   /** The child changes its memory at this moment, and says so with an event that is to be read first. */
@@ -177,31 +233,33 @@ export class Loader {
       return;
     }
     this.#again.push(load);
-    if (this.#again.length === 1) setImmediate(() => this.#region.look());
+    if (this.#again.length === 1) setImmediate(() => this.#host.guard(() => this.#region.look()));
   }
 
   /** Unmapped, or the process has ended: nobody waits any more. */
   #gone(load: Load): void {
     this.#region.pages.set(load.page, GUEST_PAGE.absent);
     this.#host.residency.leave(this.#region);
+    this.#region.settled(load.page);
   }
 
   /* --- failures ------------------------------------------------------------------------------------------------------------ */
 
-  #copyFailed(load: Load, supply: Supply, error: unknown): void {
+  /** `held`: the source's memory was made readable just now, so that this is not what is wrong. */
+  #copyFailed(load: Load, supply: Supply, error: unknown, held: boolean): void {
     const { hold } = this.#host.source;
     const unread = error instanceof UffdError && error.errno === EFAULT && supply !== null && 'address' in supply;
-    if (!unread || hold === undefined) {
+    if (!unread || hold === undefined || held) {
       this.#failed(load, error);
       return;
     }
     const offset = this.#offsetOf(load.page);
     const wanted = Math.min(this.#region.pageSize, this.#host.source.byteLength - offset);
-    this.#await(load, hold(offset, wanted), (held) => {
+    this.#await(load, hold(offset, wanted), (holding) => {
       try {
-        this.#install(load, supply);
+        this.#install(load, supply, true);
       } finally {
-        held[Symbol.dispose]();
+        holding[Symbol.dispose]();
       }
     });
   }
@@ -210,7 +268,7 @@ export class Loader {
     const { source, faultTimeoutMs, counters } = this.#host;
     load.failed += 1;
     const remaining = load.deadline - performance.now();
-    const kernel = error instanceof UffdError;
+    const kernel = error instanceof UffdError && error.errno !== EINVAL;
     const pause =
       (source.retries || kernel) && !isPermanent(error)
         ? pauseBeforeRetry(load.failed, remaining, faultTimeoutMs)
@@ -220,10 +278,20 @@ export class Loader {
       return;
     }
     counters.retries += 1;
-    setTimeout(() => this.load(load), pause);
+    const cancel = (): void => clearTimeout(timer);
+    const timer = setTimeout(() => {
+      this.#cancels.delete(cancel);
+      this.#host.guard(() => this.load(load));
+    }, pause);
+    this.#cancels.add(cancel);
   }
 
+  /** Nobody has asked for a page that is read ahead: whoever does has tries of his own. */
   #giveUp(load: Load, cause: unknown): void {
+    if (load.ahead) {
+      this.#region.notComing(load.page);
+      return;
+    }
     const { page } = load;
     const range = this.#region.rangeOf(page);
     const reason = cause instanceof Error ? cause.message : String(cause);
@@ -236,16 +304,13 @@ export class Loader {
     this.#region.pages.set(page, GUEST_PAGE.failed);
     this.#host.residency.leave(this.#region);
     this.#region.tell({ type: 'failed', page, error });
-    if (this.#host.pageFailed(this.#region, page, error) === 'killed' || range === undefined) return;
-    try {
-      this.#uffd.poison(range);
-    } catch (poison) {
-      this.#host.broken(
-        new GuestError('ERR_PAGEFAULT_GUEST_GONE', `${error.message}, nor poisoned`, {
-          cause: poison,
-          pid: this.#host.pid,
-        }),
-      );
+    if (this.#host.pageFailed(this.#region, page, error) !== 'killed' && range !== undefined) {
+      this.#region.poison(range, error);
     }
+    this.#region.settled(page);
   }
+}
+
+function partOf(range: Range, at: number, byteLength: number): Range {
+  return { address: range.address + BigInt(at), byteLength };
 }

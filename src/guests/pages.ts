@@ -22,13 +22,22 @@ export const GUEST_PAGE = {
   open: 7,
 } as const;
 
+/** Contents that no store has. */
+export interface Saved {
+  readonly bytes: Uint8Array;
+  /** System pages, by their number in the page, that the child has given up since: these come from the store. */
+  readonly holes: Set<number>;
+}
+
 /** Pages of one region. */
 export class Pages {
   readonly states: Uint8Array;
-  /** Contents that no store has: of pages that were written to and then taken away. */
-  readonly saved: Map<number, Uint8Array> = new Map();
+  /** Of pages that were written to and then taken away. */
+  readonly saved: Map<number, Saved> = new Map();
   /** Pages that are there now. */
   resident = 0;
+  /** Pages that are on their way. */
+  loading = 0;
 
   constructor(count: number) {
     this.states = new Uint8Array(count);
@@ -47,7 +56,9 @@ export class Pages {
   }
 
   set(page: number, state: number): void {
-    this.resident += Number(occupies(state)) - Number(occupies(this.state(page)));
+    const before = this.state(page);
+    this.resident += Number(occupies(state)) - Number(occupies(before));
+    this.loading += Number(state === GUEST_PAGE.loading) - Number(before === GUEST_PAGE.loading);
     this.states[page] = state;
   }
 }

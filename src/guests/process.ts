@@ -5,19 +5,13 @@
 
 import type { ChildProcess } from 'node:child_process';
 import { EventEmitter } from 'node:events';
+import { close, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { isMainThread } from 'node:worker_threads';
 import { GuestError } from '../errors/guest-error.js';
 import { SystemError } from '../errors/system-error.js';
-import {
-  type ChildStatus,
-  type PidFd,
-  readProcessMemory,
-  type Uffd,
-  type UffdEvent,
-  type UnixSocket,
-  type Watch,
-} from '../kernel/index.js';
+import type { ChildStatus, PidFd, Uffd, UffdEvent, UnixSocket, Watch } from '../kernel/index.js';
+import { ChildMemory } from './child-memory.js';
 import { Counters, type GuestStats, readCounters } from './counters.js';
 import type { Observe } from './events.js';
 import { admit } from './handshake.js';
@@ -30,7 +24,7 @@ import {
   MESSAGE_BYTES,
   type RegionMessage,
 } from './protocol.js';
-import { GuestRegion, type RegionHost } from './region.js';
+import { GuestRegion, type RegionHost, type RegionParts } from './region.js';
 import { Residency } from './residency.js';
 import type { GuestSource } from './source.js';
 import { checkReadahead, checkStrategy, type Policy, type Strategy } from './strategy.js';
@@ -75,6 +69,8 @@ function clockOffset(): number {
 
 /** How long a process whose memory is gone may take to be gone itself. */
 const ENDING_MS = 5000;
+/** A process that ends closes its socket a moment before its end is told. */
+const PROBE_AFTER_MS = 50;
 
 interface Dropping {
   resolve(): void;
@@ -95,20 +91,28 @@ export class PagedProcess extends EventEmitter {
   readonly exited: Promise<ChildStatus>;
   readonly #parts: ProcessParts;
   readonly #regions: GuestRegion[] = [];
+  /** Of the socket, and then of each region. */
   readonly #watches: { close(): void }[] = [];
+  readonly #statusWatch: { close(): void };
   readonly #counters = new Counters();
   readonly #residency: Residency;
+  readonly #memory: ChildMemory;
   readonly #dropping = new Map<number, Dropping>();
   readonly #host: RegionHost;
   /** Node has taken the child's end, so that no zombie is left. */
   readonly #reaped: Promise<void>;
   #serial = 0;
   #over = false;
+  /** The child has been killed because the pager cannot go on; nothing it says matters any more. */
+  #gaveUp = false;
+  /** The child has closed its end. */
+  #deaf = false;
   #failure: Error | undefined;
   #isReady!: () => void;
   #notReady!: (error: Error) => void;
   #ended!: (status: ChildStatus) => void;
   #handshake: NodeJS.Timeout | undefined;
+  #probing: NodeJS.Timeout | undefined;
 
   constructor(parts: ProcessParts) {
     super();
@@ -124,6 +128,7 @@ export class PagedProcess extends EventEmitter {
       this.#ended = resolve;
     });
     this.#residency = new Residency((error) => this.#broken(asError(error)));
+    this.#memory = new ChildMemory(this.pid);
     this.#host = {
       pid: this.pid,
       source: parts.source,
@@ -133,14 +138,15 @@ export class PagedProcess extends EventEmitter {
       faultTimeoutMs: parts.faultTimeoutMs,
       observe: parts.observe,
       drop: (address, byteLength) => this.#drop(address, byteLength),
-      copyOut: (address, into) => this.#copyOut(address, into),
+      copyOut: (address, into) => this.#memory.read(address, into),
+      guard: (job) => this.#guard(job),
       pageFailed: (_region, _page, error) => this.#pageFailed(error),
       broken: (error) => this.#broken(error),
     };
     this.#applyPolicy();
     this.#watches.push(parts.socket.onReadable(() => this.#hear()));
     const watchStatus = parts.watchStatus ?? watchByPidfd;
-    this.#watches.push(watchStatus(parts.pidfd, (status) => this.#changed(status)));
+    this.#statusWatch = watchStatus(parts.pidfd, (status) => this.#changed(status));
     const reaped = new Promise<void>((resolve) => {
       parts.child.once('exit', (code, signal) => {
         this.#exitedByNode(code, signal);
@@ -171,7 +177,7 @@ export class PagedProcess extends EventEmitter {
   /** Takes effect with the next fault; `eager` brings what is missing at once, `budget` takes away what is too much. */
   set strategy(value: Strategy) {
     const strategy = checkStrategy('strategy', value);
-    if (strategy === 'budget' && this.#regions.some((region) => !region.writeProtect)) {
+    if (strategy === 'budget' && this.#regions.some((region) => !region.over && !region.writeProtect)) {
       throw new GuestError(
         'ERR_PAGEFAULT_GUEST_HANDSHAKE',
         'strategy budget needs memory that can be write-protected, or writes would be lost; the kernel of this child cannot',
@@ -227,6 +233,7 @@ export class PagedProcess extends EventEmitter {
   /* --- what the child says ------------------------------------------------------------------------------------------- */
 
   #hear(): void {
+    if (this.#gaveUp) return;
     const { socket } = this.#parts;
     try {
       const state = this.#fill();
@@ -238,10 +245,24 @@ export class PagedProcess extends EventEmitter {
         if (message.kind === 'dropped') this.#dropped(message);
         else this.#region(message, socket.takeFd());
       }
-      if (state === 'end') this.#watches[0]?.close(); // what that means, the pidfd says
+      // Descriptors come with bytes: one may belong to a message that has not come in full.
+      if (socket.fdCount > Math.min(1, socket.available)) throw this.#wrong('sent descriptors without messages');
+      if (state === 'end') this.#hungUp();
     } catch (error) {
       this.#broken(asError(error));
     }
+  }
+
+  /** The child ends, which the pidfd tells; or it has become another program, and its memory is no more; or it is a hostile one. */
+  #hungUp(): void {
+    this.#watches[0]?.close();
+    this.#probing = setTimeout(() => this.#probe(), PROBE_AFTER_MS);
+  }
+
+  #probe(): void {
+    this.#deaf = true;
+    for (const region of this.#regions) region.probe();
+    for (const dropping of [...this.#dropping.values()]) dropping.reject(this.#wrong('has closed its connection'));
   }
 
   /** A child that ended without reading all it was told is at its end, too. */
@@ -268,7 +289,7 @@ export class PagedProcess extends EventEmitter {
       if (this.#regions.length === 0) this.#notReady(admitted.error);
       return;
     }
-    const region = new GuestRegion(admitted.parts, this.#host);
+    const region = this.#newRegion(admitted.parts);
     this.#regions.push(region);
     clearTimeout(this.#handshake);
     const { address, byteLength, pageSize, memory } = region;
@@ -281,7 +302,6 @@ export class PagedProcess extends EventEmitter {
       pageSize,
       memory,
     });
-    this.#watches.push(this.#watch(region, admitted.parts.uffd));
     this.emit('region', region);
     const go = (): void => {
       if (this.#over) return;
@@ -292,15 +312,30 @@ export class PagedProcess extends EventEmitter {
     else region.loadAll().then(go, (error) => this.#broken(asError(error)));
   }
 
+  /** Memory for the states of very many pages, or a place in the event loop, may be refused. */
+  #newRegion(parts: RegionParts): GuestRegion {
+    try {
+      const region = new GuestRegion(parts, this.#host);
+      this.#watches.push(this.#watch(region, parts.uffd));
+      return region;
+    } catch (error) {
+      parts.uffd.close(); // the child waits for its answer, and touches nothing
+      throw error;
+    }
+  }
+
   #watch(region: GuestRegion, uffd: Uffd): Watch {
-    const serve = (events: UffdEvent[], at: number): void => {
-      try {
-        region.serve(events, at - CLOCK_OFFSET);
-      } catch (error) {
-        this.#broken(asError(error));
-      }
-    };
+    const serve = (events: UffdEvent[], at: number): void => this.#guard(() => region.serve(events, at - CLOCK_OFFSET));
     return uffd.onEvents(serve, { busyPollUs: this.#parts.busyPollUs }, (error) => this.#broken(error));
+  }
+
+  #guard(job: () => void): void {
+    if (this.#gaveUp) return;
+    try {
+      job();
+    } catch (error) {
+      this.#broken(asError(error));
+    }
   }
 
   /** A child that is ending does not read any more; that it ends, the pidfd tells. */
@@ -317,13 +352,15 @@ export class PagedProcess extends EventEmitter {
   /* --- what the pager asks of the child --------------------------------------------------------------------------------- */
 
   #drop(address: bigint, byteLength: number): Promise<void> {
-    this.#serial += 1;
+    if (this.#deaf) return Promise.reject(this.#wrong('has closed its connection'));
+    this.#serial = (this.#serial + 1) >>> 0;
     const serial = this.#serial;
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(
-        () => done(() => reject(this.#wrong(`did not take pages away within ${this.#parts.faultTimeoutMs} ms`))),
-        this.#parts.faultTimeoutMs,
-      );
+      const late = (): void => {
+        if (this.#isStopped()) timer = this.#inTime(late);
+        else done(() => reject(this.#wrong(`did not take pages away within ${this.#parts.faultTimeoutMs} ms`)));
+      };
+      let timer = this.#inTime(late);
       const done = (then: () => void): void => {
         clearTimeout(timer);
         this.#dropping.delete(serial);
@@ -334,16 +371,24 @@ export class PagedProcess extends EventEmitter {
     });
   }
 
+  #inTime(late: () => void): NodeJS.Timeout {
+    return setTimeout(late, this.#parts.faultTimeoutMs);
+  }
+
+  /** A child that was stopped (Ctrl-Z, a debugger) answers when it goes on. */
+  #isStopped(): boolean {
+    try {
+      return /^State:\s+[Tt]/m.test(readFileSync(`/proc/${this.pid}/status`, 'latin1'));
+    } catch {
+      return false; // it has ended
+    }
+  }
+
   #dropped({ serial, status }: DroppedMessage): void {
     const dropping = this.#dropping.get(serial);
     if (dropping === undefined) throw this.#wrong('answered what it was not asked');
     if (status === 0) dropping.resolve();
     else dropping.reject(this.#wrong(`cannot take pages away (errno ${status})`));
-  }
-
-  #copyOut(address: bigint, into: Uint8Array): void {
-    const got = readProcessMemory(this.pid, address, into);
-    if (got !== into.byteLength) throw this.#wrong(`let only ${got} of ${into.byteLength} bytes be read`);
   }
 
   /* --- ends --------------------------------------------------------------------------------------------------------------- */
@@ -358,20 +403,22 @@ export class PagedProcess extends EventEmitter {
 
   /** The pager cannot go on. A child whose faults nobody answers would hang; one whose descriptors are closed would read zeroes. */
   #broken(error: Error, isGone: boolean = this.#isGone(error)): void {
-    if (this.#over) return;
+    if (this.#over || this.#gaveUp) return;
     if (isGone) {
       // It ended while something was done for it, and the pidfd is about to say so. Unless it does not.
       setTimeout(() => this.#broken(error, false), ENDING_MS).unref();
       return;
     }
+    this.#gaveUp = true;
     this.#failure ??= error;
     this.#killNow();
+    for (const watch of this.#watches) watch.close();
     this.#notReady(error);
     if (this.listenerCount('error') > 0) this.emit('error', error);
   }
 
   #isGone(error: Error): boolean {
-    return error instanceof SystemError && error.errno === constants.errno.ESRCH;
+    return (error instanceof SystemError && error.errno === constants.errno.ESRCH) || !this.#parts.pidfd.isAlive();
   }
 
   #silent(): void {
@@ -414,15 +461,24 @@ export class PagedProcess extends EventEmitter {
     if (this.#over) return;
     this.#over = true;
     clearTimeout(this.#handshake);
-    for (const watch of this.#watches) watch.close();
+    clearTimeout(this.#probing);
+    for (const watch of [...this.#watches, this.#statusWatch]) watch.close();
     for (const region of this.#regions) region.end();
     for (const dropping of [...this.#dropping.values()]) dropping.reject(this.#wrong('has ended'));
-    this.#parts.socket.close();
+    this.#memory.close();
+    this.#closeSocket();
     this.#parts.pidfd.close();
     this.#announce(status);
     this.#notReady(this.#wrong(`${describe(status)} before it handed over any memory`));
     const closed = this.#parts.source.close().catch(() => {}); // nobody reads from it any more
     Promise.all([closed, this.#reaped]).then(() => this.#ended(status));
+  }
+
+  /** With whatever nobody took: a descriptor of a kind that a hostile child has chosen may take its time to close, so that is not waited for. */
+  #closeSocket(): void {
+    const { socket } = this.#parts;
+    for (let fd = socket.takeFd(); fd !== undefined; fd = socket.takeFd()) close(fd, () => {});
+    socket.close();
   }
 }
 

@@ -9,7 +9,9 @@
 import { constants } from 'node:os';
 import { GuestError } from '../errors/guest-error.js';
 import { SystemError } from '../errors/system-error.js';
+import { UffdError } from '../errors/uffd-error.js';
 import type { Range, Uffd, UffdEvent } from '../kernel/index.js';
+import { pageSize } from '../kernel/range.js';
 import type { Counters } from './counters.js';
 import type { Observe, PageEvent, PagingEvent } from './events.js';
 import { type Load, Loader } from './loader.js';
@@ -20,10 +22,12 @@ import type { GuestSource } from './source.js';
 import { Spans } from './spans.js';
 import type { Policy } from './strategy.js';
 
-const { EAGAIN, ENOENT, ESRCH } = constants.errno;
+const { EAGAIN, EEXIST, ENOENT, ESRCH } = constants.errno;
 const MESSAGE_BYTES = 32;
 const MESSAGES = 64;
-/** Pages that `eager` brings before the event loop has its turn. */
+/** Reads in a row: a child with more threads than that many messages does not keep the pager from the others. */
+const READS = 16;
+/** Pages that `eager` has under way at once: the deadline of each runs from when it is asked for. */
 const BATCH = 256;
 
 /** What a region needs of the process it belongs to. */
@@ -37,8 +41,10 @@ export interface RegionHost {
   readonly observe: Observe | undefined;
   /** Takes pages away in the child. */
   drop(address: bigint, byteLength: number): Promise<void>;
-  /** Bytes of the child's memory. */
-  copyOut(address: bigint, into: Uint8Array): void;
+  /** Bytes of the child's memory; which of the system's pages among them are missing. */
+  copyOut(address: bigint, into: Uint8Array): Set<number>;
+  /** Runs something from a timer or a promise: an error of it is the end of the child, not of this process. */
+  guard(job: () => void): void;
   /** A page cannot be had. `poison` leaves the decision to the region, which makes a touch of it a SIGBUS. */
   pageFailed(region: GuestRegion, page: number, error: Error): 'poison' | 'killed';
   /** Nothing can be answered any more. */
@@ -70,8 +76,21 @@ export class GuestRegion {
   readonly #spans: Spans;
   readonly #loader: Loader;
   readonly #messages = new Uint8Array(MESSAGES * MESSAGE_BYTES);
-  /** Faults that came while the page was being taken away. */
+  /** The kernel's own page of this memory: what COPY and madvise cannot divide. */
+  readonly step: number;
+  /** Faults that came while the page was being taken away, or on its way already. */
   readonly #wanted = new Map<number, Load>();
+  /** Pages in state LOADING that have no place in the budget yet. */
+  readonly #queued = new Set<number>();
+  /** Pages that came while a batch of messages is gone through, which may hold more faults of theirs. */
+  readonly #fresh = new Set<number>();
+  #batch = false;
+  /** Of pages in state EVICTING: how often each was given up. Once is the echo of our own DROP. */
+  readonly #echoes = new Map<number, number>();
+  /** Of these, parts that the child gave up. */
+  readonly #holes = new Map<number, Set<number>>();
+  /** Whoever waits for pages on their way. */
+  #settling: (() => void)[] = [];
   #over = false;
 
   constructor(parts: RegionParts, host: RegionHost) {
@@ -85,6 +104,7 @@ export class GuestRegion {
     this.#uffd = parts.uffd;
     this.#spans = new Spans(parts.address, parts.byteLength);
     this.#host = host;
+    this.step = parts.memory === 'hugetlb' ? parts.pageSize : pageSize();
     this.#loader = new Loader(this, parts.uffd, parts.storeOffset, host);
     host.residency.add(this);
   }
@@ -111,16 +131,36 @@ export class GuestRegion {
   end(): void {
     if (this.#over) return;
     this.#over = true;
+    this.#loader.end();
     this.#wanted.clear();
     this.#uffd.close();
     this.pages.saved.clear();
+    this.#settle();
+  }
+
+  /** Asks the kernel whether the memory is there still, by a call that does nothing else: nobody waits to write while nothing can be dropped. */
+  probe(): void {
+    const range = this.rangeOf(0);
+    if (this.#over || range === undefined) return;
+    try {
+      this.#uffd.removeWriteProtection(range);
+      if (this.pages.state(0) === GUEST_PAGE.present) this.pages.set(0, GUEST_PAGE.open);
+    } catch (error) {
+      if (error instanceof SystemError && error.errno === ESRCH) this.vanished();
+    }
+  }
+
+  /** The memory is no more, though the process may be: an exec. */
+  vanished(): void {
+    if (!this.#over) this.#unmapped();
   }
 
   /** The child has given all of it up, and goes on: nothing of it counts in the budget any more. */
   #unmapped(): void {
     this.end();
     for (let page = 0; page < this.pages.count; page++) {
-      const held = this.pages.isResident(page) || this.pages.state(page) === GUEST_PAGE.loading;
+      const loading = this.pages.state(page) === GUEST_PAGE.loading && !this.#queued.has(page);
+      const held = this.pages.isResident(page) || loading;
       this.pages.set(page, GUEST_PAGE.absent);
       if (held) this.#host.residency.leave(this);
     }
@@ -137,22 +177,26 @@ export class GuestRegion {
   serve(read: UffdEvent[], since: number): void {
     if (this.#over) return;
     const events = read.length === MESSAGES ? this.#readRest(read) : read;
-    if (events.length > 1) this.#applyChanges(events);
+    this.#batch = events.length > 1;
+    if (this.#batch) this.#applyChanges(events);
     for (const event of events) {
-      if (event.type === 'pagefault') this.#fault(event, since);
-      else if (events.length === 1) this.#change(event);
       if (this.#over) return;
+      if (event.type === 'pagefault') this.#fault(event, since);
+      else if (!this.#batch) this.#change(event);
     }
-    this.#loader.tryAgain();
+    if (this.#batch) this.#fresh.clear();
+    this.#batch = false;
+    if (!this.#over) this.#loader.tryAgain();
   }
 
-  /** More than one buffer's worth: as many as there are threads that wait, and no more. */
+  /** More than one buffer's worth: as many as there are threads that wait, and, as these go on, no end of it. */
   #readRest(events: UffdEvent[]): UffdEvent[] {
-    for (;;) {
+    for (let reads = 1; reads < READS; reads++) {
       const more = this.#uffd.readEvents(this.#messages);
       events.push(...more);
-      if (more.length < MESSAGES) return events;
+      if (more.length < MESSAGES) break;
     }
+    return events;
   }
 
   #applyChanges(events: readonly UffdEvent[]): void {
@@ -181,23 +225,44 @@ export class GuestRegion {
     }
   }
 
-  /** The child gave pages up. Those that are being evicted are ours: the event is the echo of our own DROP. */
+  /**
+   * The child gave memory up. The kernel says so before it is done: a page that comes back at once may go once more without another word, and
+   * `#lookAgain` finds out. Of a page that is on its way, what the pager has kept is not what is to come.
+   */
   #removed(begin: number, end: number): void {
-    const first = Math.ceil(begin / this.pageSize);
-    const last = Math.min(this.pages.count, Math.floor(end / this.pageSize));
+    const first = Math.floor(begin / this.pageSize);
+    const last = Math.min(this.pages.count, Math.ceil(end / this.pageSize));
     let count = 0;
     for (let page = first; page < last; page++) {
+      const at = page * this.pageSize;
+      if (begin > at || end < at + this.pageSize) {
+        this.#removedPart(page, Math.max(0, begin - at), Math.min(this.pageSize, end - at));
+        continue;
+      }
       const state = this.pages.state(page);
-      if (state === GUEST_PAGE.evicting || state === GUEST_PAGE.loading) continue;
-      if (state !== GUEST_PAGE.absent) count += 1;
+      if (state === GUEST_PAGE.evicting) {
+        this.#echoes.set(page, (this.#echoes.get(page) ?? 0) + 1);
+        continue;
+      }
       this.pages.saved.delete(page);
+      if (state === GUEST_PAGE.loading) continue;
+      if (state !== GUEST_PAGE.absent) count += 1;
       const resident = this.pages.isResident(page);
       this.pages.set(page, GUEST_PAGE.absent);
       if (resident) this.#host.residency.leave(this);
     }
     if (count === 0) return;
     this.#host.counters.removed += count;
-    this.tell({ type: 'removed', page: first, count });
+    this.tell({ type: 'removed', page: Math.ceil(begin / this.pageSize), count });
+  }
+
+  /** A part of a page that is there is found out when it is touched. */
+  #removedPart(page: number, begin: number, end: number): void {
+    const evicting = this.pages.state(page) === GUEST_PAGE.evicting;
+    const holes = evicting ? (this.#holes.get(page) ?? new Set()) : this.pages.saved.get(page)?.holes;
+    if (holes === undefined) return;
+    for (let part = Math.ceil(begin / this.step); part < Math.floor(end / this.step); part++) holes.add(part);
+    if (evicting) this.#holes.set(page, holes);
   }
 
   #fault(event: Extract<UffdEvent, { type: 'pagefault' }>, since: number): void {
@@ -221,11 +286,11 @@ export class GuestRegion {
     const state = this.pages.state(page);
     if (state === GUEST_PAGE.loading || state === GUEST_PAGE.evicting) {
       counters.duplicates += 1;
-      if (state === GUEST_PAGE.evicting) this.#wanted.set(page, load);
+      this.#wanted.set(page, load);
       return;
     }
     if (this.pages.isResident(page)) {
-      this.#duplicate(page);
+      this.#lookAgain(load);
       return;
     }
     counters.faults += 1;
@@ -234,14 +299,24 @@ export class GuestRegion {
   }
 
   #newLoad(page: number, write: boolean, ahead: boolean, since: number): Load {
-    return { page, write, ahead, since, deadline: since + this.#host.faultTimeoutMs, failed: 0 };
+    return { page, write, ahead, since, deadline: since + this.#host.faultTimeoutMs, before: undefined, failed: 0 };
   }
 
-  /** A second message for a page that has come since: another thread's, or after a signal. The thread looks again and finds it. */
-  #duplicate(page: number): void {
-    this.#host.counters.duplicates += 1;
-    const range = this.rangeOf(page);
-    if (range !== undefined) this.#uffd.wake(range);
+  /**
+   * A fault for a page that is there. Another thread's, whose message was read with the first one's: it looks again and finds it. Or the page
+   * went, or a part of it, after it had come: COPY leaves alone what is there.
+   */
+  #lookAgain(load: Load): void {
+    const { page } = load;
+    if (this.#fresh.has(page)) {
+      this.#host.counters.duplicates += 1;
+      const range = this.rangeOf(page);
+      if (range !== undefined) this.#uffd.wake(range);
+      return;
+    }
+    const before = this.pages.state(page);
+    this.pages.set(page, GUEST_PAGE.loading);
+    this.#loader.load({ ...load, before });
   }
 
   /** A fault where nothing of ours lies. */
@@ -270,26 +345,43 @@ export class GuestRegion {
       this.pages.saved.delete(page);
       this.tell({ type: 'written', page });
     }
-    if (!this.pages.isResident(page)) this.#uffd.wake(range);
-    else this.#eventually(() => this.#allowWrites(page, range)).catch((error) => this.#host.broken(error));
+    this.#soon(() => this.#allowWrites(page, range));
   }
 
-  /** Looks again, because it may run late: a page that is being evicted by then must stay protected, or the write would be lost. */
+  /**
+   * Looks again, because it may run late. A page that is being evicted by then stays protected, or the write would be lost. One that came
+   * anew stays so too, and faults again. Where none should be, none is watched.
+   */
   #allowWrites(page: number, range: Range): void {
     const state = this.pages.state(page);
-    if (state === GUEST_PAGE.dirty || state === GUEST_PAGE.open) this.#uffd.removeWriteProtection(range);
+    if (state === GUEST_PAGE.evicting) return;
+    if (state === GUEST_PAGE.present || state === GUEST_PAGE.loading) this.#uffd.wake(range);
+    else this.#uffd.removeWriteProtection(range);
   }
 
-  /** The kernel refuses to protect memory that is changing: each event that says so must have been read, and the change be over. */
+  /** A page cannot be had: whoever touches it gets SIGBUS. */
+  poison(range: Range, failure: Error): void {
+    const broken = (cause: unknown): Error =>
+      new GuestError('ERR_PAGEFAULT_GUEST_GONE', `${failure.message}, nor poisoned`, { cause, pid: this.#host.pid });
+    this.#soon(() => this.#uffd.poison(range), broken);
+  }
+
+  #soon(call: () => void, failure: (cause: unknown) => Error = asError): void {
+    this.#eventually(call).catch((error) => this.#host.broken(failure(error)));
+  }
+
+  /** The kernel refuses to touch memory that is changing: each event that says so must have been read, and the change be over. */
   async #eventually(call: () => void): Promise<void> {
     const deadline = performance.now() + this.#host.faultTimeoutMs;
     for (;;) {
+      if (this.#over) return;
       try {
         call();
         return;
       } catch (error) {
-        const errno = error instanceof SystemError ? error.errno : undefined;
-        if (this.#over || errno === ESRCH || errno === ENOENT) return; // ended, or unmapped
+        const errno = error instanceof SystemError || error instanceof UffdError ? error.errno : undefined;
+        if (errno === ESRCH) this.vanished();
+        if (this.#over || errno === ENOENT || errno === EEXIST) return; // ended, unmapped, or there after all
         if (errno !== EAGAIN || performance.now() > deadline) throw error;
       }
       await turn();
@@ -300,10 +392,13 @@ export class GuestRegion {
 
   #demand(load: Load): void {
     const { policy, residency, counters } = this.#host;
-    if (this.pages.state(load.page) === GUEST_PAGE.evicted) counters.reloads += 1;
-    this.pages.set(load.page, GUEST_PAGE.loading);
+    const { page } = load;
+    if (this.pages.state(page) === GUEST_PAGE.evicted) counters.reloads += 1;
+    this.pages.set(page, GUEST_PAGE.loading);
+    this.#queued.add(page);
     const begin = (): void => {
-      residency.enter(this, load.page);
+      if (!this.#queued.delete(page) || this.#over) return;
+      residency.enter(this, page);
       this.#loader.load(load);
     };
     if (policy.strategy === 'budget') residency.whenRoom(this, begin);
@@ -318,16 +413,45 @@ export class GuestRegion {
     }
   }
 
-  /** Brings every page that is not there. Resolves when each is, or has failed. */
+  /** A page that was on its way has come, or will not. */
+  settled(page: number): void {
+    if (this.#batch) this.#fresh.add(page);
+    if (this.#wanted.size > 0) this.#wanted.delete(page);
+    this.#host.residency.settled();
+    if (this.#settling.length > 0) this.#settle();
+  }
+
+  /** A page that was read ahead cannot be had. Who has asked for it meanwhile gets tries of his own. */
+  notComing(page: number): void {
+    const wanted = this.#wanted.get(page);
+    this.pages.set(page, GUEST_PAGE.absent);
+    this.#host.residency.leave(this);
+    this.settled(page);
+    if (wanted === undefined || this.#over) return;
+    this.#host.counters.faults += 1;
+    this.#demand(wanted);
+  }
+
+  #settle(): void {
+    for (const resolve of this.#settling.splice(0)) resolve();
+  }
+
+  /** Brings every page that is not there, as long as the strategy is `eager`. Resolves when each is, or cannot be had. */
   async loadAll(): Promise<void> {
-    for (let page = 0; page < this.pages.count && !this.#over; page++) {
+    const isWanted = (): boolean => !this.#over && this.#host.policy.strategy === 'eager';
+    for (let page = 0; page < this.pages.count && isWanted(); page++) {
       const state = this.pages.state(page);
       if (state === GUEST_PAGE.absent || state === GUEST_PAGE.evicted) {
         this.#demand(this.#newLoad(page, false, true, performance.now()));
       }
       if (page % BATCH === BATCH - 1) await turn();
+      while (this.pages.loading >= BATCH && isWanted()) await this.#nextSettled();
     }
-    while (!this.#over && this.pages.states.includes(GUEST_PAGE.loading)) await turn();
+    while (this.pages.loading > 0 && isWanted()) await this.#nextSettled();
+  }
+
+  #nextSettled(): Promise<void> {
+    return new Promise((resolve) => this.#settling.push(resolve));
   }
 
   /* --- evicting ------------------------------------------------------------------------------------------------------ */
@@ -351,34 +475,36 @@ export class GuestRegion {
   async #evictRun(first: number, count: number, range: Range): Promise<void> {
     const before = this.pages.states.slice(first, first + count);
     for (let page = first; page < first + count; page++) this.pages.set(page, GUEST_PAGE.evicting);
-    const saves: boolean[] = [];
     try {
       await this.#eventually(() => this.#uffd.writeProtect(range));
+      if (this.#over) return;
       for (let i = 0; i < count; i++) {
         if (before[i] !== GUEST_PAGE.present) this.#save(first + i, range.address + BigInt(i * this.pageSize));
-        saves.push(this.pages.saved.has(first + i));
       }
       await this.#host.drop(range.address, range.byteLength);
     } catch (error) {
       if (this.#over) return;
       // They are still there. What nobody knows is `open`; a write fault is answered in either state.
       for (let i = 0; i < count; i++) this.pages.set(first + i, before[i] ?? GUEST_PAGE.open);
-      if (!this.#over) this.#uffd.wake(range);
+      this.#uffd.wake(range);
       throw error;
     }
-    for (let i = 0; i < count; i++) this.#evicted(first + i, saves[i] === true);
+    for (let i = 0; i < count && !this.#over; i++) this.#evicted(first + i);
     if (!this.#over) this.#uffd.wake(range); // whoever waited to write
   }
 
+  /** Of what is missing by now the child has given up, the store has what it is. */
   #save(page: number, address: bigint): void {
     const bytes = new Uint8Array(this.pageSize);
-    this.#host.copyOut(address, bytes);
-    this.pages.saved.set(page, bytes);
+    const missing = this.#host.copyOut(address, bytes);
+    if (missing.size * pageSize() === this.pageSize) return;
+    this.pages.saved.set(page, { bytes, holes: missing });
     this.#host.counters.saves += 1;
   }
 
-  #evicted(page: number, saved: boolean): void {
+  #evicted(page: number): void {
     this.pages.set(page, GUEST_PAGE.evicted);
+    const saved = this.#isKept(page);
     this.#host.counters.evictions += 1;
     this.tell({ type: 'evicted', page, saved });
     this.#host.residency.leave(this);
@@ -387,6 +513,18 @@ export class GuestRegion {
     this.#wanted.delete(page);
     this.#host.counters.faults += 1;
     this.#demand({ ...wanted });
+  }
+
+  /** Whether the pager has bytes of it. What the child gave up while the page was being taken away, it meant to lose. */
+  #isKept(page: number): boolean {
+    const given = (this.#echoes.get(page) ?? 0) > 1;
+    const holes = this.#holes.get(page) ?? [];
+    this.#echoes.delete(page);
+    this.#holes.delete(page);
+    if (given) this.pages.saved.delete(page);
+    const saved = this.pages.saved.get(page);
+    for (const part of holes) saved?.holes.add(part);
+    return saved !== undefined;
   }
 
   /** Pages in runs that lie beside each other in the child, so that each run is one call. */
@@ -415,6 +553,10 @@ export class GuestRegion {
 
 function endOf(range: Range): bigint {
   return range.address + BigInt(range.byteLength);
+}
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error));
 }
 
 /** One turn of the event loop. */

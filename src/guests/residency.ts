@@ -10,8 +10,16 @@ interface Resident {
   readonly page: number;
 }
 
+interface Waiting {
+  readonly region: GuestRegion;
+  readonly job: () => void;
+}
+
 /** With fewer, two pages that one instruction needs would chase each other out; each further thread needs two more. */
 const LEAST_PAGES = 4;
+
+/** A thread that has not faulted for one to two times that many faults needs no room of its own. */
+const FORGET_AFTER = 1024;
 
 /** Each may be a message of its own, and what has not been read yet waits in the socket. */
 const MOST_AT_ONCE = 128;
@@ -21,11 +29,15 @@ export class Residency {
   #queue: Resident[] = [];
   #head = 0;
   #bytes = 0;
+  #pages = 0;
   #limit = Number.POSITIVE_INFINITY;
   #evicting = false;
-  readonly #waiting: (() => void)[] = [];
-  readonly #threads = new Set<number>();
-  readonly #regions: GuestRegion[] = [];
+  #admitting = false;
+  readonly #waiting: Waiting[] = [];
+  #threads = new Set<number>();
+  #earlierThreads = new Set<number>();
+  #seen = 0;
+  #regions: GuestRegion[] = [];
   readonly #failed: (error: unknown) => void;
 
   /** `failed` hears of an eviction that could not be done; the limit is given up then, so that nobody waits for ever. */
@@ -35,30 +47,33 @@ export class Residency {
 
   /** The region's pages count from now on. */
   add(region: GuestRegion): void {
-    this.#regions.push(region);
+    this.#regions = [...this.#regions.filter(({ over }) => !over), region];
+  }
+
+  /** Bytes that have their place: of pages that are there, or on their way. */
+  get bytes(): number {
+    return this.#bytes;
   }
 
   /** Bytes. Infinity: no limit, and no order is kept: the pages that are there when a limit is set leave in the order of their numbers. */
   set limit(bytes: number) {
     const wasBounded = this.#isBounded;
     this.#limit = bytes;
-    if (wasBounded === this.#isBounded) {
-      this.#makeRoom();
-      return;
-    }
+    if (wasBounded !== this.#isBounded) this.#orderAnew();
+    this.#admit();
+    this.#makeRoom();
+  }
+
+  #orderAnew(): void {
     this.#queue = [];
     this.#head = 0;
-    if (!this.#isBounded) {
-      this.#admit();
-      return;
-    }
+    if (!this.#isBounded) return;
     for (const region of this.#regions) {
       if (region.over) continue;
       for (let page = 0; page < region.pages.count; page++) {
         if (region.mayEvict(page) !== 'gone') this.#queue.push({ region, page });
       }
     }
-    this.#makeRoom();
   }
 
   get #isBounded(): boolean {
@@ -67,48 +82,69 @@ export class Residency {
 
   /** A thread faults: each needs room for what its next instruction touches. */
   saw(thread: number | undefined): void {
-    if (thread !== undefined && this.#isBounded) this.#threads.add(thread);
+    if (thread === undefined || !this.#isBounded) return;
+    this.#threads.add(thread);
+    this.#seen += 1;
+    if (this.#seen < FORGET_AFTER) return;
+    this.#seen = 0;
+    this.#earlierThreads = this.#threads;
+    this.#threads = new Set();
   }
 
-  /** Runs `job` when a page of the region has room: now, or when others have left. */
+  /** Runs `job` when a page of the region has room: now, or when others have left. First come, first served. */
   whenRoom(region: GuestRegion, job: () => void): void {
-    if (this.#bytes + region.pageSize <= this.#limitFor(region)) job();
-    else {
-      this.#waiting.push(job);
-      this.#makeRoom();
-    }
+    this.#waiting.push({ region, job });
+    this.#admit();
+    this.#makeRoom();
   }
 
   /** A page takes its place before its bytes are there. */
   enter(region: GuestRegion, page: number): void {
     if (this.#isBounded) this.#queue.push({ region, page });
     this.#bytes += region.pageSize;
+    this.#pages += 1;
+    if (this.#queue.length - this.#head > 2 * this.#pages + FORGET_AFTER) this.#compact();
   }
 
   leave(region: GuestRegion): void {
     this.#bytes -= region.pageSize;
+    this.#pages -= 1;
     this.#admit();
   }
 
+  /** A page that was on its way is there, or is not coming: it may leave now, and somebody may have waited for that. */
+  settled(): void {
+    if (this.#waiting.length > 0 || this.#bytes > this.#limit) this.#makeRoom();
+  }
+
   #limitFor({ pageSize }: GuestRegion): number {
-    const least = LEAST_PAGES + 2 * Math.max(0, this.#threads.size - 1);
+    const threads = Math.max(this.#threads.size, this.#earlierThreads.size);
+    const least = LEAST_PAGES + 2 * Math.max(0, threads - 1);
     return Math.max(this.#limit, least * pageSize);
   }
 
+  /** Not from within a job: what that one gives back, the loop finds. */
   #admit(): void {
-    while (this.#waiting.length > 0) {
-      const [{ region } = {}] = this.#queue.slice(this.#head, this.#head + 1);
-      if (region !== undefined && this.#bytes + region.pageSize > this.#limitFor(region)) break;
-      this.#waiting.shift()?.();
+    if (this.#admitting) return;
+    this.#admitting = true;
+    try {
+      for (;;) {
+        const [first] = this.#waiting;
+        if (first === undefined || this.#bytes + first.region.pageSize > this.#limitFor(first.region)) return;
+        this.#waiting.shift();
+        first.job();
+      }
+    } finally {
+      this.#admitting = false;
     }
   }
 
   #makeRoom(): void {
-    if (this.#evicting) return;
+    if (this.#evicting || !this.#isBounded) return;
     const victims = this.#victims();
     if (victims.size === 0) return;
     this.#evicting = true;
-    const all = [...victims].map(([region, pages]) => region.evict(pages));
+    const all = [...victims].map(([region, pages]) => region.evict([...pages]));
     Promise.all(all)
       .catch((error) => {
         this.limit = Number.POSITIVE_INFINITY;
@@ -117,13 +153,13 @@ export class Residency {
       .finally(() => {
         this.#evicting = false;
         this.#admit();
-        if (this.#waiting.length > 0) this.#makeRoom();
+        this.settled();
       });
   }
 
   /** The oldest, so many that an eighth of the budget is free: a round trip to the child for each page would cost more than the page. */
-  #victims(): Map<GuestRegion, number[]> {
-    const victims = new Map<GuestRegion, number[]>();
+  #victims(): Map<GuestRegion, Set<number>> {
+    const victims = new Map<GuestRegion, Set<number>>();
     let freed = 0;
     let count = 0;
     for (let left = this.#queue.length - this.#head; left > 0; left--) {
@@ -131,20 +167,34 @@ export class Residency {
       const limit = this.#limitFor(region);
       const goal = this.#waiting.length > 0 ? limit - Math.max(region.pageSize, limit / 8) : limit;
       if (this.#bytes - freed <= goal || count === MOST_AT_ONCE) break;
-      count += 1;
       this.#head += 1;
-      const how = region.mayEvict(page);
+      const pages = victims.get(region) ?? new Set();
+      const how = pages.has(page) ? 'gone' : region.mayEvict(page);
       if (how === 'later') this.#queue.push({ region, page });
       if (how !== 'now') continue;
+      count += 1;
       freed += region.pageSize;
-      const pages = victims.get(region);
-      if (pages === undefined) victims.set(region, [page]);
-      else pages.push(page);
+      victims.set(region, pages.add(page));
     }
     if (this.#head > 1024 && this.#head * 2 > this.#queue.length) {
       this.#queue = this.#queue.slice(this.#head);
       this.#head = 0;
     }
     return victims;
+  }
+
+  /** Forgets pages that have gone, and of two entries of a page the earlier one. */
+  #compact(): void {
+    const known = new Map<GuestRegion, Set<number>>();
+    const kept: Resident[] = [];
+    for (let at = this.#queue.length - 1; at >= this.#head; at--) {
+      const entry = this.#queue[at] as Resident;
+      const pages = known.get(entry.region) ?? new Set();
+      if (pages.has(entry.page) || entry.region.mayEvict(entry.page) === 'gone') continue;
+      known.set(entry.region, pages.add(entry.page));
+      kept.push(entry);
+    }
+    this.#queue = kept.reverse();
+    this.#head = 0;
   }
 }

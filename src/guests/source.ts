@@ -41,19 +41,33 @@ class SegmentSource implements GuestSource {
   readonly #segment: Segment;
   readonly #chunk: number;
   readonly #own: boolean;
-  readonly #base: bigint;
 
   constructor(segment: Segment, chunk: number, own: boolean) {
     this.#segment = segment;
     this.byteLength = segment.byteLength;
     this.pageSize = segment.pageSize;
-    this.#base = segment.address;
     this.#chunk = chunk;
     this.#own = own;
   }
 
-  read(offset: number, into: Uint8Array): Supply {
-    return { address: this.#base + BigInt(offset), byteLength: into.byteLength };
+  read(offset: number, into: Uint8Array): Supply | Promise<Supply> {
+    // Where a segment that was closed has been, something else may be by now.
+    if (offset + into.byteLength > this.byteLength || this.#segment.isClosing) return this.#last(offset, into);
+    return { address: this.#segment.address + BigInt(offset), byteLength: into.byteLength };
+  }
+
+  /** A copy: behind the segment lies other memory of this process. Rejects where the segment is closed. */
+  async #last(offset: number, into: Uint8Array): Promise<Supply> {
+    const rest = this.byteLength - offset;
+    if (rest <= 0) return null;
+    const pin = await this.#segment.pin(offset, rest);
+    try {
+      into.set(pin.bytes);
+    } finally {
+      pin[Symbol.dispose]();
+    }
+    into.fill(0, rest);
+    return into;
   }
 
   readonly hold = async (offset: number, byteLength: number): Promise<Disposable> => {

@@ -1,13 +1,13 @@
 /** `spawnPaged`: starts a program whose memory, as far as it asks for that, comes from a store. */
 
-import { type SpawnOptions, type StdioOptions, spawn } from 'node:child_process';
+import { type ChildProcess, type SpawnOptions, type StdioOptions, spawn } from 'node:child_process';
 import { outOfRange, shown, wrongType } from '../errors/argument.js';
 import { GuestError } from '../errors/guest-error.js';
 import { PidFd, UnixSocket } from '../kernel/index.js';
 import { checkKeys } from '../options/keys.js';
 import { parseSize } from '../options/sizes.js';
 import type { Observe } from './events.js';
-import { PagedProcess, type WatchStatus } from './process.js';
+import { PagedProcess, type ProcessParts, type WatchStatus } from './process.js';
 import { encodeHello, SOCKET_VARIABLE, WISH } from './protocol.js';
 import { type GuestStore, openGuestSource } from './source.js';
 import { checkReadahead, checkStrategy, type Policy, type Strategy } from './strategy.js';
@@ -170,10 +170,11 @@ export async function spawnPaged(
       flags: WISH.writeProtect | WISH.drops,
       storeLength: source.byteLength,
       pageSize: source.pageSize ?? 0,
-      answerMs: checked.faultTimeoutMs,
+      // `eager` answers when all of the store is there; a pager that is gone the child notices otherwise.
+      answerMs: policy.strategy === 'eager' ? 2 ** 31 - 1 : checked.faultTimeoutMs,
     });
     const started = await start(command, args, options, hello);
-    const process_ = new PagedProcess({
+    const process_ = take(started, {
       ...started,
       source,
       policy: { ...policy, residentBytes },
@@ -195,8 +196,27 @@ export async function spawnPaged(
   }
 }
 
+/** Whoever cannot page it must not leave it running. */
+function take(started: Started, parts: ProcessParts): PagedProcess {
+  try {
+    return new PagedProcess(parts);
+  } catch (error) {
+    started.child.kill('SIGKILL');
+    started.socket.close();
+    started.pidfd.close();
+    throw error;
+  }
+}
+
+type Started = Pick<ProcessParts, 'child' | 'pidfd' | 'socket'>;
+
 /** The child, its pidfd and our end of its socket. Nothing of it is left when it throws. */
-async function start(command: string, args: readonly string[], options: SpawnPagedOptions, hello: Uint8Array) {
+async function start(
+  command: string,
+  args: readonly string[],
+  options: SpawnPagedOptions,
+  hello: Uint8Array,
+): Promise<Started> {
   const [socket, theirs] = UnixSocket.pair();
   socket.send(hello); // waits for the child in the socket
   const { stdio, at } = stdioOf(options.stdio, theirs.fd);
@@ -206,23 +226,29 @@ async function start(command: string, args: readonly string[], options: SpawnPag
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     ...(options.argv0 === undefined ? {} : { argv0: options.argv0 }),
   };
+  let child: ChildProcess | undefined;
   try {
-    const child = spawn(command, args, spawnOptions);
+    child = spawn(command, args, spawnOptions);
     child.on('error', () => {}); // told below; later ones are of signals that did not reach it
     // Before the loop turns: libuv has not taken the child's end yet, so that its number is still its own.
     const pidfd = child.pid === undefined ? undefined : PidFd.open(child.pid);
-    await new Promise<void>((resolve, reject) => {
-      child.once('spawn', resolve);
-      child.once('error', (error) => reject(cannotStart(command, error)));
-    });
+    await started(child, command);
     if (pidfd === undefined) throw cannotStart(command, new Error('it has no process id'));
     return { child, pidfd, socket };
   } catch (error) {
+    child?.kill('SIGKILL');
     socket.close();
     throw error;
   } finally {
     theirs.close();
   }
+}
+
+function started(child: ChildProcess, command: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    child.once('spawn', resolve);
+    child.once('error', (error) => reject(cannotStart(command, error)));
+  });
 }
 
 function cannotStart(command: string, cause: Error): GuestError {

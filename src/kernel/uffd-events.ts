@@ -74,7 +74,7 @@ const UNMAP = 0x16;
 const FLAG_WRITE = 1n;
 const FLAG_WRITE_PROTECT = 2n;
 const FLAG_MINOR = 4n;
-const { EMFILE, ENFILE, EINVAL } = constants.errno;
+const { EDEADLK, EMFILE, ENFILE, EINVAL } = constants.errno;
 
 /** Throws unless at least one message fits. */
 export function checkBuffer(buffer: unknown): asserts buffer is Uint8Array {
@@ -100,7 +100,9 @@ export function readFailure(result: number): Error {
       ? 'its handshake was not made'
       : -result === EMFILE || -result === ENFILE
         ? "the process has no descriptor left for a child's userfaultfd; the event stays until there is one"
-        : 'the kernel refuses';
+        : -result === EDEADLK
+          ? 'whoever shares it has made it blocking, and the read would wait'
+          : 'the kernel refuses';
   return systemError(`readEvents: the userfaultfd cannot be read: ${why}`, -result, 'read');
 }
 

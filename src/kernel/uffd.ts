@@ -352,7 +352,8 @@ export class Uffd implements Disposable {
       view = new DataView(into.buffer, into.byteOffset);
       this.#view = view;
     }
-    const got = this.#core.uffdRead(this.#fd, into);
+    const core = this.#core;
+    const got = this.nonBlocking ? core.uffdReadNow(this.#fd, into) : core.uffdRead(this.#fd, into);
     if (got === -EAGAIN) return [];
     if (got < MESSAGE_BYTES) {
       this.#open();

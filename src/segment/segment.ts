@@ -89,6 +89,11 @@ export class Segment extends EventTarget implements AsyncDisposable {
     return this.#buffer;
   }
 
+  /** True from when `close` was called: its addresses may be somebody else's soon. @internal */
+  get isClosing(): boolean {
+    return this.#closing !== undefined;
+  }
+
   /** For `open` in another thread. Only shared segments have one. */
   get handle(): SegmentHandle {
     this.#region.check();

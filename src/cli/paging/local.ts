@@ -116,7 +116,9 @@ class LocalPager implements Pager {
       drop: async (address, byteLength) => mapping.advise(drop, Number(address - mapping.address), byteLength),
       copyOut: (address, into) => {
         readProcessMemory(process.pid, address, into);
+        return new Set(); // nobody gives up parts of it
       },
+      guard: (job) => this.#guard(job),
       pageFailed: (_region, _page, error) => {
         this.#broken(error);
         return 'poison';
@@ -147,6 +149,14 @@ class LocalPager implements Pager {
     } catch (error) {
       uffd.close();
       throw error;
+    }
+  }
+
+  #guard(job: () => void): void {
+    try {
+      job();
+    } catch (error) {
+      this.#broken(error);
     }
   }
 

@@ -31,4 +31,6 @@ export interface NativeUffd {
   ): number;
   /** Bytes read: whole messages. -EAGAIN: none there. */
   uffdRead(fd: number, into: Uint8Array): number;
+  /** The same, and never waits: -EDEADLK: nothing is there, and somebody who shares the descriptor has made it blocking. */
+  uffdReadNow(fd: number, into: Uint8Array): number;
 }
