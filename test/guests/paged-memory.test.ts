@@ -1,10 +1,11 @@
 /** pagedMemory() in a Node child, against a pager that is written to the protocol. */
 import assert from 'node:assert/strict';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
-import { type TestContext, test } from 'node:test';
+import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { hello, Parent, type ParentOptions } from '../helpers/guest-parent.js';
+import { reserveHugePages } from '../helpers/huge-pages.js';
 
 const STORE = 64 * 4096;
 const fixture = fileURLToPath(new URL('../fixtures/paged.js', import.meta.url));
@@ -43,30 +44,9 @@ for (const kind of ['mmap', 'malloc', 'brk', 'shm'] as const) {
   });
 }
 
-const POOL = '/proc/sys/vm/nr_hugepages';
-const hugePage = Number(/^Hugepagesize: +(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? 0) * 1024;
-
-function freeHugePages(): number {
-  return Number(/^HugePages_Free: +(\d+)$/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? 0);
-}
-
-/** Sets huge pages aside while the test runs; the reason where that cannot be had. */
-function setAside(t: TestContext, pages: number): string | undefined {
-  if (hugePage === 0) return 'this kernel has no huge pages';
-  if (process.getuid?.() !== 0) return 'only root can set huge pages aside';
-  const before = readFileSync(POOL, 'utf8');
-  try {
-    writeFileSync(POOL, String(Number(before) + pages));
-  } catch (error) {
-    return `huge pages cannot be set aside: ${error}`;
-  }
-  t.after(() => writeFileSync(POOL, before));
-  return freeHugePages() >= pages ? undefined : 'there is no room for huge pages now';
-}
-
 test("memory of kind 'hugetlb' is paged by huge pages", async (t) => {
-  const reason = setAside(t, 3);
-  if (reason !== undefined) return t.skip(reason);
+  const hugePage = reserveHugePages(3);
+  if (typeof hugePage === 'string') return t.skip(hugePage);
   const storeLength = 2 * hugePage;
   const parent = start(['kind', 'hugetlb'], { hello: hello({ storeLength, flags: 1 }) });
   assert.deepEqual(await said(parent), [
@@ -78,8 +58,10 @@ test("memory of kind 'hugetlb' is paged by huge pages", async (t) => {
 });
 
 test("memory of kind 'hugetlb' names nr_hugepages where there are none", async (t) => {
-  if (hugePage === 0) return t.skip('this kernel has no huge pages');
-  const storeLength = (freeHugePages() + 1) * hugePage;
+  const hugePage = reserveHugePages(0); // so that nobody else sets some aside meanwhile
+  if (typeof hugePage === 'string') return t.skip(hugePage);
+  const free = Number(/^HugePages_Free: +(\d+)$/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? 0);
+  const storeLength = (free + 1) * hugePage;
   const [error] = await said(start(['kind', 'hugetlb'], { hello: hello({ storeLength }) }));
   assert.equal(error?.['code'], 'ERR_PAGEFAULT_SYSTEM');
   assert.equal(error?.['errno'], ENOMEM);

@@ -46,7 +46,7 @@ function lock(): boolean {
 export function reserveHugePages(count: number): number | string {
   const byteLength = field('Hugepagesize') * 1024;
   if (byteLength === 0) return 'this kernel has no huge pages';
-  if (field('HugePages_Total') === 0 && process.getuid?.() !== 0)
+  if (count > 0 && field('HugePages_Total') === 0 && process.getuid?.() !== 0)
     return 'no huge pages are free, and setting some aside needs root';
   if (!lock()) return 'another process keeps the huge pages';
   if (field('HugePages_Free') >= count) return byteLength;
