@@ -75,7 +75,8 @@ typedef struct {
 #define PF_SIGNAL_BIT(number) (1ULL << ((number)-1))
 
 /* A descriptor, after the signals have been blocked in every thread of the process; new threads inherit that. -EBUSY: one of them is taken
- * by an earlier call. -ETIMEDOUT: a thread did not answer within a second, and all is as before. -EAGAIN: no real-time signal is free. */
+ * by an earlier call. -ETIMEDOUT: a thread did not answer within a second, and all is as before. -EAGAIN: no real-time signal is free.
+ * -EMFILE, -ENFILE: threads cannot be looked at without a descriptor. */
 int pf_signals_open(uint64_t signals);
 /* Closes it; the signals are unblocked again where they were not blocked before. What is pending is dropped, except SIGCHLD. */
 int pf_signals_close(int fd, uint64_t signals);

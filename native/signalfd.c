@@ -37,6 +37,8 @@ static struct {
   uint64_t signals;
 } kept[KEPT_MAX]; /* who blocked what before we came, and keeps it */
 static size_t kept_count;
+static pid_t *threads; /* scratch for list_threads, kept */
+static size_t threads_room;
 
 /* --- in the thread that is asked ----------------------------------------------------------------------------------------------- */
 
@@ -89,22 +91,23 @@ static uint64_t field_of(const char *text, const char *name) {
   return at == NULL ? 0 : strtoull(at + strlen(name), NULL, 16);
 }
 
-/* False: the thread has ended. */
-static bool masks_of(pid_t thread, thread_masks_t *out) {
+/* 1, or 0: the thread has ended. */
+static int masks_of(pid_t thread, thread_masks_t *out) {
   char path[64], text[4096];
   snprintf(path, sizeof path, "/proc/self/task/%d/status", (int)thread);
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) {
-    return false;
+    return errno == ENOENT || errno == ESRCH ? 0 : -errno;
   }
   ssize_t len = read(fd, text, sizeof text - 1);
+  int err = len < 0 && errno != ESRCH ? -errno : 0;
   close(fd);
   if (len <= 0) {
-    return false;
+    return err;
   }
   text[len] = '\0';
   *out = (thread_masks_t){.blocked = field_of(text, "\nSigBlk:"), .pending = field_of(text, "\nSigPnd:")};
-  return true;
+  return 1;
 }
 
 static void keep(pid_t thread, uint64_t signals) {
@@ -148,6 +151,7 @@ typedef struct {
 
 typedef struct {
   unsigned undone, masked;
+  int err; /* not all could be looked at */
 } progress_t;
 
 static void send_message(pid_t thread, uint64_t what) {
@@ -162,7 +166,9 @@ static void send_message(pid_t thread, uint64_t what) {
 /* Looks at one thread, and asks it if need be. In the handler a thread masks everything too, but no message waits for it then. */
 static void ask(pid_t thread, const request_t *request, progress_t *progress) {
   thread_masks_t masks;
-  if (thread == (pid_t)syscall(SYS_gettid) || !masks_of(thread, &masks)) {
+  int there = thread == (pid_t)syscall(SYS_gettid) ? 0 : masks_of(thread, &masks);
+  if (there <= 0) {
+    progress->err = there < 0 ? there : progress->err;
     return;
   }
   uint64_t message = PF_SIGNAL_BIT(messenger);
@@ -179,44 +185,70 @@ static void ask(pid_t thread, const request_t *request, progress_t *progress) {
 }
 
 /* What a thread had blocked before, unless it masks everything: it keeps that when we go. */
-static void note(pid_t thread, uint64_t signals) {
+static void note(pid_t thread, uint64_t signals, progress_t *progress) {
   thread_masks_t masks;
-  if (masks_of(thread, &masks) && (masks.blocked & PF_SIGNAL_BIT(messenger)) == 0 && (masks.blocked & signals) != 0) {
+  int there = masks_of(thread, &masks);
+  progress->err = there < 0 ? there : progress->err;
+  if (there > 0 && (masks.blocked & PF_SIGNAL_BIT(messenger)) == 0 && (masks.blocked & signals) != 0) {
     keep(thread, masks.blocked & signals);
   }
 }
 
-static progress_t each_thread(const request_t *request) {
-  progress_t progress = {0};
+/* Reads the list to its end before anybody looks at a thread, so that one descriptor is enough: closing has just freed one. Their
+ * number, or -errno; under `lock`. */
+static ssize_t list_threads(void) {
   DIR *tasks = opendir("/proc/self/task");
   if (tasks == NULL) {
-    progress.undone = 1;
-    return progress;
+    return -errno;
   }
-  for (struct dirent *entry = readdir(tasks); entry != NULL; entry = readdir(tasks)) {
+  ssize_t count = 0;
+  for (struct dirent *entry = readdir(tasks); entry != NULL && count >= 0; entry = readdir(tasks)) {
     pid_t thread = (pid_t)atoi(entry->d_name);
     if (thread <= 0) {
       continue;
     }
-    if (request->first) {
-      note(thread, request->signals);
-    } else {
-      ask(thread, request, &progress);
+    if ((size_t)count == threads_room) {
+      pid_t *more = realloc(threads, 2 * (threads_room + 32) * sizeof *more);
+      if (more == NULL) {
+        count = -ENOMEM;
+        break;
+      }
+      threads = more;
+      threads_room = 2 * (threads_room + 32);
     }
+    threads[count++] = thread;
   }
   closedir(tasks);
+  return count;
+}
+
+static progress_t each_thread(const request_t *request) {
+  progress_t progress = {0};
+  ssize_t count = list_threads();
+  progress.err = count < 0 ? (int)count : 0;
+  for (ssize_t i = 0; i < count; i++) {
+    if (request->first) {
+      note(threads[i], request->signals, &progress);
+    } else {
+      ask(threads[i], request, &progress);
+    }
+  }
   return progress;
 }
 
 /* Until every thread has done it, twice in a row: a thread may be born of one that had not. Threads that mask everything are given a
- * moment; those that do it for ever cannot be killed by the signal either. */
+ * moment; those that do it for ever cannot be killed by the signal either. Blocking fails at once where threads cannot be looked at (no
+ * descriptor is left); unblocking waits for one. */
 static int spread(uint64_t signals, bool blocking) {
   request_t request = {.signals = signals, .blocking = blocking};
   uint64_t deadline = pf_now_ns() + PATIENCE_NS;
   unsigned looks = 0, clean = 0;
   while (clean < 2) {
     progress_t progress = each_thread(&request);
-    bool done = progress.undone == 0 && (progress.masked == 0 || ++looks > SETTLE_LOOKS);
+    if (progress.err != 0 && blocking) {
+      return progress.err;
+    }
+    bool done = progress.err == 0 && progress.undone == 0 && (progress.masked == 0 || ++looks > SETTLE_LOOKS);
     clean = done ? clean + 1 : 0;
     if (!done && pf_now_ns() > deadline) {
       return -ETIMEDOUT;
@@ -260,7 +292,12 @@ static int open_locked(uint64_t signals) {
     return err;
   }
   request_t first = {.signals = signals, .blocking = true, .first = true};
-  each_thread(&first);
+  err = each_thread(&first).err;
+  if (err != 0) {
+    taken &= ~signals;
+    forget_kept(signals);
+    return err;
+  }
   to_set(signals, &set);
   pthread_sigmask(SIG_BLOCK, &set, NULL);
   err = spread(signals, true);
