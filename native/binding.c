@@ -75,16 +75,28 @@ void pf_text(napi_env env, napi_value value, char *out, size_t size) {
 }
 
 bool pf_bytes(napi_env env, napi_value value, uint8_t **bytes, size_t *len) {
-  bool typed = false;
-  napi_typedarray_type type;
+  napi_typedarray_type type; /* the call itself refuses what is no typed array */
   void *data = NULL;
-  size_t offset;
-  if (napi_is_typedarray(env, value, &typed) != napi_ok || !typed ||
-      napi_get_typedarray_info(env, value, &type, len, &data, NULL, &offset) != napi_ok || type != napi_uint8_array) {
+  if (napi_get_typedarray_info(env, value, &type, len, &data, NULL, NULL) != napi_ok || type != napi_uint8_array) {
     return false;
   }
   *bytes = data;
   return true;
+}
+
+void *pf_elements(napi_env env, napi_value value, napi_typedarray_type wanted, size_t least) {
+  napi_typedarray_type type;
+  size_t len;
+  void *data;
+  if (napi_get_typedarray_info(env, value, &type, &len, &data, NULL, NULL) != napi_ok || type != wanted || len < least) {
+    return NULL;
+  }
+  return data;
+}
+
+bool pf_address(napi_env env, napi_value value, uint64_t *out) {
+  bool lossless = false;
+  return napi_get_value_bigint_uint64(env, value, out, &lossless) == napi_ok && lossless;
 }
 
 /* --- errors -------------------------------------------------------------------------------------------------------------- */
@@ -250,19 +262,15 @@ static napi_value budget_release(napi_env env, napi_callback_info info) {
 
 static napi_value budget_stats(napi_env env, napi_callback_info info) {
   napi_value args[2];
-  double *out;
-  size_t len;
-  napi_typedarray_type type;
-  void *data;
   pf_args(env, info, 2, args);
   pf_budget_t *budget = pf_budget_by_id(pf_number(env, args[0]));
   if (budget == NULL) {
     return pf_throw(env, PF_E_CLOSED, 0, NULL, "budget released");
   }
-  if (napi_get_typedarray_info(env, args[1], &type, &len, &data, NULL, NULL) == napi_ok && type == napi_float64_array && len >= 5) {
+  double *out = pf_elements(env, args[1], napi_float64_array, 5);
+  if (out != NULL) {
     pf_budget_numbers_t numbers;
     pf_budget_numbers(budget, &numbers);
-    out = data;
     out[0] = (double)numbers.used;
     out[1] = (double)numbers.limit;
     out[2] = (double)numbers.resident;

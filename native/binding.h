@@ -29,8 +29,12 @@ napi_value pf_property(napi_env env, napi_value object, const char *name);
 void pf_set(napi_env env, napi_value object, const char *name, napi_value value);
 napi_value pf_undefined(napi_env env);
 void pf_text(napi_env env, napi_value value, char *out, size_t size);
-/* The bytes of a typed array, of shared memory too. */
+/* The bytes of a Uint8Array, of shared memory too. Of a detached one: none. */
 bool pf_bytes(napi_env env, napi_value value, uint8_t **bytes, size_t *len);
+/* Elements of a typed array of this type that has at least `least` of them, else NULL. */
+void *pf_elements(napi_env env, napi_value value, napi_typedarray_type wanted, size_t least);
+/* A bigint from 0 to 2^64 - 1. */
+bool pf_address(napi_env env, napi_value value, uint64_t *out);
 
 /* Throws an Error with code, and errno and syscall where there are. Returns NULL. */
 napi_value pf_throw(napi_env env, pf_code_t code, int err, const char *syscall, const char *message);

@@ -11,16 +11,6 @@ static pthread_mutex_t connecting = PTHREAD_MUTEX_INITIALIZER;
 static bool asked;  /* with the lock */
 static int outcome; /* of connecting, once asked */
 
-static double *numbers_of(napi_env env, napi_value value, size_t count) {
-  napi_typedarray_type type;
-  size_t len = 0, offset;
-  void *data = NULL;
-  if (napi_get_typedarray_info(env, value, &type, &len, &data, NULL, &offset) != napi_ok || type != napi_float64_array || len < count) {
-    return NULL;
-  }
-  return data;
-}
-
 static bool is_expected(void) {
   pthread_mutex_lock(&connecting);
   bool expected = !asked && getenv(PAGEFAULT_GUEST_VARIABLE) != NULL;
@@ -39,7 +29,7 @@ static napi_value guest_is_expected(napi_env env, napi_callback_info info) {
 static napi_value guest_connect(napi_env env, napi_callback_info info) {
   napi_value args[1];
   pf_args(env, info, 1, args);
-  double *out = numbers_of(env, args[0], 2);
+  double *out = pf_elements(env, args[0], napi_float64_array, 2);
   if (out == NULL) {
     return pf_from_number(env, -EINVAL);
   }
@@ -60,11 +50,10 @@ static napi_value guest_connect(napi_env env, napi_callback_info info) {
 static napi_value guest_page(napi_env env, napi_callback_info info) {
   napi_value args[5];
   uint64_t address = 0;
-  bool whole = false;
   pagefault_guest_stage stage;
   pf_args(env, info, 5, args);
-  double *out = numbers_of(env, args[4], 2);
-  if (out == NULL || napi_get_value_bigint_uint64(env, args[0], &address, &whole) != napi_ok || !whole) {
+  double *out = pf_elements(env, args[4], napi_float64_array, 2);
+  if (out == NULL || !pf_address(env, args[0], &address)) {
     return pf_from_number(env, -EINVAL);
   }
   void *memory = (void *)(uintptr_t)address;

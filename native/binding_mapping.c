@@ -6,22 +6,15 @@
 
 #include <errno.h>
 
+/* An address that TypeScript has checked. */
 static uint64_t address_of(napi_env env, napi_value value) {
   uint64_t address = 0;
-  bool lossless;
-  napi_get_value_bigint_uint64(env, value, &address, &lossless);
+  pf_address(env, value, &address);
   return address;
 }
 
-/* The words of a BigUint64Array, or NULL if it has fewer than `count`. */
-static uint64_t *words_of(napi_env env, napi_value value, size_t count) {
-  size_t len = 0, offset;
-  napi_typedarray_type type;
-  void *data = NULL;
-  if (napi_get_typedarray_info(env, value, &type, &len, &data, NULL, &offset) != napi_ok || type != napi_biguint64_array || len < count) {
-    return NULL;
-  }
-  return data;
+static uint64_t *words_of(napi_env env, napi_value value, size_t least) {
+  return pf_elements(env, value, napi_biguint64_array, least);
 }
 
 /* --- mappings ------------------------------------------------------------------------------------------------------------ */
@@ -148,13 +141,12 @@ static napi_value pagemap_open(napi_env env, napi_callback_info info) {
 static napi_value pagemap_scan(napi_env env, napi_callback_info info) {
   napi_value args[3];
   pf_args(env, info, 3, args);
-  uint64_t *query = words_of(env, args[1], 8), *regions = NULL;
-  size_t len = 0, offset;
-  napi_typedarray_type type;
-  if (query == NULL || napi_get_typedarray_info(env, args[2], &type, &len, (void **)&regions, NULL, &offset) != napi_ok ||
-      type != napi_biguint64_array || len < 3) {
+  uint64_t *query = words_of(env, args[1], 8), *regions = words_of(env, args[2], 3);
+  size_t len = 0;
+  if (query == NULL || regions == NULL) {
     return pf_from_number(env, -EINVAL);
   }
+  napi_get_typedarray_info(env, args[2], NULL, &len, NULL, NULL, NULL);
   pf_pagemap_query_t asked = {
       .flags = query[2], .inverted = query[3], .mask = query[4], .anyof = query[5], .report = query[6], .max_pages = query[7]};
   return pf_from_number(env, pf_pagemap_scan((int)pf_integer(env, args[0]), query[0], query[1], &asked, (pf_pagemap_region_t *)regions,

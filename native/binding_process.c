@@ -13,17 +13,12 @@
 
 static int fd_of(napi_env env, napi_value value) { return (int)pf_integer(env, value); }
 
-/* Room for at least `count` numbers, or NULL. */
-static int32_t *int32s(napi_env env, napi_value value, size_t count) {
-  napi_typedarray_type type;
-  void *data;
-  size_t len;
-  bool typed = false;
-  if (napi_is_typedarray(env, value, &typed) != napi_ok || !typed ||
-      napi_get_typedarray_info(env, value, &type, &len, &data, NULL, NULL) != napi_ok || type != napi_int32_array || len < count) {
-    return NULL;
-  }
-  return data;
+static int32_t *int32s(napi_env env, napi_value value, size_t least) { return pf_elements(env, value, napi_int32_array, least); }
+
+static uint64_t bits_of(napi_env env, napi_value value) {
+  uint64_t bits = 0;
+  pf_address(env, value, &bits);
+  return bits;
 }
 
 static napi_value invalid(napi_env env) { return pf_from_number(env, -EINVAL); }
@@ -90,12 +85,9 @@ static napi_value unix_listen(napi_env env, napi_callback_info info) {
 static napi_value unix_unlink(napi_env env, napi_callback_info info) {
   napi_value args[3];
   char path[PF_UNIX_PATH_MAX + 2];
-  uint64_t made[2] = {0, 0};
-  bool lossless;
   pf_args(env, info, 3, args);
   path_of(env, args[0], path);
-  napi_get_value_bigint_uint64(env, args[1], &made[0], &lossless);
-  napi_get_value_bigint_uint64(env, args[2], &made[1], &lossless);
+  uint64_t made[2] = {bits_of(env, args[1]), bits_of(env, args[2])};
   return pf_from_number(env, pf_unix_unlink(path, made));
 }
 
@@ -116,24 +108,14 @@ static napi_value unix_kind(napi_env env, napi_callback_info info) {
 
 static napi_value unix_peer(napi_env env, napi_callback_info info) {
   napi_value args[2];
-  double *out;
-  size_t len;
-  napi_typedarray_type type;
-  void *data;
   int64_t who[3];
   pf_args(env, info, 2, args);
-  int err = pf_unix_peer(fd_of(env, args[0]), who);
-  if (err != 0) {
-    return pf_from_number(env, err);
-  }
-  if (napi_get_typedarray_info(env, args[1], &type, &len, &data, NULL, NULL) != napi_ok || type != napi_float64_array || len < 3) {
-    return invalid(env);
-  }
-  out = data;
-  for (int i = 0; i < 3; i++) {
+  double *out = pf_elements(env, args[1], napi_float64_array, 3);
+  int err = out == NULL ? -EINVAL : pf_unix_peer(fd_of(env, args[0]), who);
+  for (int i = 0; err == 0 && i < 3; i++) {
     out[i] = (double)who[i];
   }
-  return pf_from_number(env, 0);
+  return pf_from_number(env, err);
 }
 
 static napi_value unix_send(napi_env env, napi_callback_info info) {
@@ -211,10 +193,9 @@ static napi_value process_read(napi_env env, napi_callback_info info) {
   napi_value args[3];
   uint8_t *into;
   size_t len;
-  uint64_t address = 0;
-  bool lossless = false;
+  uint64_t address;
   pf_args(env, info, 3, args);
-  if (!pf_bytes(env, args[2], &into, &len) || napi_get_value_bigint_uint64(env, args[1], &address, &lossless) != napi_ok) {
+  if (!pf_bytes(env, args[2], &into, &len) || !pf_address(env, args[1], &address)) {
     return invalid(env);
   }
   return pf_from_number(env, (double)pf_process_read((pid_t)pf_integer(env, args[0]), address, into, len));
@@ -224,13 +205,6 @@ static napi_value process_read(napi_env env, napi_callback_info info) {
 
 #define SIGNAL_FIELDS 5
 #define SIGNALS_AT_ONCE 16
-
-static uint64_t bits_of(napi_env env, napi_value value) {
-  uint64_t bits = 0;
-  bool lossless;
-  napi_get_value_bigint_uint64(env, value, &bits, &lossless);
-  return bits;
-}
 
 static napi_value signals_open(napi_env env, napi_callback_info info) {
   napi_value args[1];

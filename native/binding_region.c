@@ -469,18 +469,14 @@ static void read_counters(const pf_region_t *region, double *out) {
 
 static napi_value region_stats(napi_env env, napi_callback_info info) {
   napi_value args[2];
-  void *data;
-  size_t len;
-  napi_typedarray_type type;
   pf_args(env, info, 2, args);
   pf_region_t *region = pf_open_region(env, args[0]);
   if (region == NULL) {
     return NULL;
   }
-  if (napi_get_typedarray_info(env, args[1], &type, &len, &data, NULL, NULL) == napi_ok && type == napi_float64_array &&
-      len >= STATS + PF_HISTOGRAM) {
+  double *out = pf_elements(env, args[1], napi_float64_array, STATS + PF_HISTOGRAM);
+  if (out != NULL) {
     /* One consistent snapshot: read until two readings agree, within reason on a busy region. */
-    double *out = data;
     double before[STATS + PF_HISTOGRAM];
     read_counters(region, out);
     for (int tries = 0; tries < 1000; tries++) {

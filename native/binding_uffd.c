@@ -11,11 +11,6 @@
 
 /* --- arguments ----------------------------------------------------------------------------------------------------------- */
 
-static bool read_address(napi_env env, napi_value value, uint64_t *out) {
-  bool lossless = false;
-  return napi_get_value_bigint_uint64(env, value, out, &lossless) == napi_ok && lossless;
-}
-
 static bool read_length(napi_env env, napi_value value, uint64_t *out) {
   double number;
   if (napi_get_value_double(env, value, &number) != napi_ok || !(number >= 1 && number <= 9007199254740992.0)) {
@@ -39,22 +34,18 @@ static uint32_t read_bits(napi_env env, napi_value value) {
 static bool is_range(uint64_t addr, uint64_t len) { return ((addr | len) & (pf_os_page_size() - 1)) == 0 && addr + len > addr; }
 
 static bool read_range(napi_env env, const napi_value *args, uint64_t *addr, uint64_t *len) {
-  return read_address(env, args[0], addr) && read_length(env, args[1], len) && is_range(*addr, *len);
+  return pf_address(env, args[0], addr) && read_length(env, args[1], len) && is_range(*addr, *len);
 }
 
-/* An address, or a Uint8Array of at least `len` bytes. */
+/* A Uint8Array of at least `len` bytes, or an address. */
 static bool read_source(napi_env env, napi_value value, uint64_t len, uint64_t *out) {
-  if (read_address(env, value, out)) {
-    return *out + len > *out;
-  }
-  napi_typedarray_type type; /* the call itself refuses what is no typed array */
+  uint8_t *bytes;
   size_t have;
-  void *bytes;
-  if (napi_get_typedarray_info(env, value, &type, &have, &bytes, NULL, NULL) != napi_ok || type != napi_uint8_array || have < len) {
-    return false;
+  if (pf_bytes(env, value, &bytes, &have)) {
+    *out = (uintptr_t)bytes;
+    return have >= len;
   }
-  *out = (uintptr_t)bytes;
-  return true;
+  return pf_address(env, value, out) && *out + len > *out;
 }
 
 static napi_value result(napi_env env, int64_t number) {
@@ -65,19 +56,6 @@ static napi_value result(napi_env env, int64_t number) {
     napi_create_int64(env, number, &value);
   }
   return value;
-}
-
-/* Elements of a BigUint64Array or Float64Array, or NULL. */
-static void *elements(napi_env env, napi_value value, napi_typedarray_type wanted, size_t least) {
-  napi_typedarray_type type;
-  size_t len;
-  void *data;
-  bool typed = false;
-  if (napi_is_typedarray(env, value, &typed) != napi_ok || !typed ||
-      napi_get_typedarray_info(env, value, &type, &len, &data, NULL, NULL) != napi_ok || type != wanted || len < least) {
-    return NULL;
-  }
-  return data;
 }
 
 /* --- descriptors --------------------------------------------------------------------------------------------------------- */
@@ -92,8 +70,8 @@ static napi_value uffd_handshake(napi_env env, napi_callback_info info) {
   napi_value args[3];
   uint64_t features;
   pf_args(env, info, 3, args);
-  uint64_t *out = elements(env, args[2], napi_biguint64_array, 2);
-  if (out == NULL || !read_address(env, args[1], &features)) {
+  uint64_t *out = pf_elements(env, args[2], napi_biguint64_array, 2);
+  if (out == NULL || !pf_address(env, args[1], &features)) {
     return result(env, -EINVAL);
   }
   return result(env, pf_uffd_handshake(read_fd(env, args[0]), features, &out[0], &out[1]));
@@ -120,7 +98,7 @@ static napi_value uffd_register(napi_env env, napi_callback_info info) {
   napi_value args[5];
   uint64_t addr, len;
   pf_args(env, info, 5, args);
-  uint64_t *out = elements(env, args[4], napi_biguint64_array, 1);
+  uint64_t *out = pf_elements(env, args[4], napi_biguint64_array, 1);
   if (out == NULL || !read_range(env, args + 1, &addr, &len)) {
     return result(env, -EINVAL);
   }
@@ -157,7 +135,7 @@ static napi_value uffd_copy(napi_env env, napi_callback_info info) {
   napi_value args[5];
   uint64_t to, from, len;
   pf_args(env, info, 5, args);
-  bool good = read_address(env, args[1], &to) && read_length(env, args[3], &len) && is_range(to, len) &&
+  bool good = pf_address(env, args[1], &to) && read_length(env, args[3], &len) && is_range(to, len) &&
               read_source(env, args[2], len, &from);
   return result(env, good ? pf_uffd_copy(read_fd(env, args[0]), to, from, len, read_bits(env, args[4])) : -EINVAL);
 }
@@ -166,7 +144,7 @@ static napi_value uffd_move(napi_env env, napi_callback_info info) {
   napi_value args[5];
   uint64_t to, from, len;
   pf_args(env, info, 5, args);
-  bool good = read_address(env, args[1], &to) && read_range(env, args + 2, &from, &len) && is_range(to, len);
+  bool good = pf_address(env, args[1], &to) && read_range(env, args + 2, &from, &len) && is_range(to, len);
   return result(env, good ? pf_uffd_move(read_fd(env, args[0]), to, from, len, read_bits(env, args[4])) : -EINVAL);
 }
 
@@ -193,8 +171,8 @@ static napi_value uffd_resolve(napi_env env, napi_callback_info info) {
       .mode = read_bits(env, args[6]),
   };
   pf_uffd_done_t done = {0};
-  double *out = elements(env, args[7], napi_float64_array, 3);
-  bool good = out != NULL && read_address(env, args[2], &job.to) && read_length(env, args[4], &job.len) && is_range(job.to, job.len) &&
+  double *out = pf_elements(env, args[7], napi_float64_array, 3);
+  bool good = out != NULL && pf_address(env, args[2], &job.to) && read_length(env, args[4], &job.len) && is_range(job.to, job.len) &&
               read_length(env, args[5], &job.page_size) && (job.page_size & (pf_os_page_size() - 1)) == 0 &&
               (job.what != PF_UFFD_COPY || read_source(env, args[3], job.len, &job.from));
   int err = good ? pf_uffd_resolve(&job, &done) : -EINVAL;
