@@ -9,6 +9,7 @@ import { checkKeys } from '../options/keys.js';
 import { FlagSet } from './flags.js';
 import { checkFlag } from './mapping-options.js';
 import { PageScanError } from './page-scan-error.js';
+import { checkPid } from './pid.js';
 import { checkRange, type Range } from './range.js';
 import { errnoName, refused } from './refusal.js';
 
@@ -111,11 +112,11 @@ interface Query {
   limit: number;
 }
 
-function wholeNumber(who: string, name: string, value: unknown): number {
+function limitOf(who: string, value: unknown): number {
   if (value === undefined) return 0;
-  if (typeof value !== 'number') throw wrongType(`${who}: ${name} must be a number, not ${shown(value)}`);
+  if (typeof value !== 'number') throw wrongType(`${who}: limit must be a number, not ${shown(value)}`);
   if (Number.isSafeInteger(value) && value > 0) return value;
-  throw outOfRange(`${who}: ${name} must be a whole number above 0, not ${value}`);
+  throw outOfRange(`${who}: limit must be a whole number above 0, not ${value}`);
 }
 
 function queryOf(who: string, range: Range, options: ScanPagesOptions): Query {
@@ -133,7 +134,7 @@ function queryOf(who: string, range: Range, options: ScanPagesOptions): Query {
     mask: all | none,
     anyOf,
     report: options.report === undefined ? all | anyOf : maskOf(who, 'report', options.report),
-    limit: wholeNumber(who, 'limit', options.limit),
+    limit: limitOf(who, options.limit),
   };
 }
 
@@ -213,7 +214,9 @@ function scan(who: string, fd: number, query: Query): PageSpan[] {
 function scanRange(who: string, range: Range, options: ScanPagesOptions): PageSpan[] {
   checkRange(who, range);
   const query = queryOf(who, range, options);
-  const fd = openPagemap(who, wholeNumber(who, 'pid', options.pid));
+  const { pid } = options;
+  if (pid !== undefined) checkPid(who, pid);
+  const fd = openPagemap(who, pid ?? 0);
   try {
     return scan(who, fd, query);
   } finally {

@@ -113,7 +113,13 @@ test('what is no scan is refused', { ...deadline, skip }, () => {
   for (const options of wrongTypes) {
     assert.throws(() => scanPages(memory, options), { name: 'TypeError' }, JSON.stringify(options));
   }
-  const wrongRanges: object[] = [{ limit: 0 }, { limit: 1.5 }, { pid: -1 }, { all: ['present'], none: ['present'] }];
+  const wrongRanges: object[] = [
+    { limit: 0 },
+    { limit: 1.5 },
+    { pid: -1 },
+    { pid: 2 ** 32 + 1 },
+    { all: ['present'], none: ['present'] },
+  ];
   for (const options of wrongRanges) {
     assert.throws(() => scanPages(memory, options), { name: 'RangeError' }, JSON.stringify(options));
   }
