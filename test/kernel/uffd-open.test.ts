@@ -6,6 +6,7 @@ import { Mapping, pageSize, Uffd } from 'pagefault/kernel';
 import { native } from '#dist/native/load.js';
 import { type Confinement, nobody, runConfined } from '../helpers/confined.js';
 import { openFds, openFifo } from '../helpers/descriptors.js';
+import { mappedAt } from '../helpers/proc.js';
 
 const TIMEOUT = { timeout: 60_000 };
 const PAGE = pageSize();
@@ -63,6 +64,35 @@ test('ioctls that a range lacks are named when it is registered, and it is not r
     assert.ok(uffd.register(mapping, ['missing', 'write-protect']).has('writeprotect'));
     uffd.close();
   });
+});
+
+test('a mode that lacks a needed ioctl leaves an earlier registration as it is', TIMEOUT, () => {
+  const uffd = Uffd.open({ ioctls: ['writeprotect'] });
+  const mapping = Mapping.anonymous(PAGE);
+  uffd.register(mapping, ['missing', 'write-protect']);
+  assert.throws(() => uffd.register(mapping, 'missing'), { missing: ['writeprotect'] });
+  assert.equal(uffd.zeropage(mapping), PAGE);
+  uffd.writeProtect(mapping);
+  mapping.unmap();
+  uffd.close();
+});
+
+test('to register again replaces the kinds of faults, unless the range has them all', TIMEOUT, () => {
+  const uffd = Uffd.open();
+  const mapping = Mapping.anonymous(PAGE);
+  const kinds = (): string[] =>
+    (mappedAt(mapping.address)?.flags ?? []).filter((flag) => flag === 'um' || flag === 'uw');
+  uffd.register(mapping, 'missing');
+  assert.deepEqual(kinds(), ['um']);
+  uffd.register(mapping, 'write-protect');
+  assert.deepEqual(kinds(), ['uw']);
+  uffd.register(mapping, ['missing', 'write-protect']);
+  assert.deepEqual(kinds(), ['um', 'uw']);
+  uffd.register(mapping, 'missing');
+  assert.deepEqual(kinds(), ['um', 'uw']);
+  assert.throws(() => uffd.register(mapping, ((1n << 32n) | 1n) as never), { name: 'RangeError', message: /no mode/ });
+  mapping.unmap();
+  uffd.close();
 });
 
 test('descriptors of the wrong kind are refused by what they are, and stay the caller’s', TIMEOUT, () => {
