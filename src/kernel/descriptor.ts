@@ -1,6 +1,7 @@
 /** What the classes over a file descriptor share: checking a number, naming what it is, and errors of the kernel. Any thread. */
 
-import { readlinkSync } from 'node:fs';
+import { readFileSync, readlinkSync } from 'node:fs';
+import { constants } from 'node:os';
 import { outOfRange, shown, wrongType } from '../errors/argument.js';
 import { DescriptorError } from '../errors/descriptor-error.js';
 import { errnoNames } from '../errors/from-native.js';
@@ -8,6 +9,12 @@ import { PagefaultError } from '../errors/pagefault-error.js';
 import { SystemError } from '../errors/system-error.js';
 
 const MAX_FD = 0x7fffffff;
+
+/** Why no descriptor can be had, by errno. */
+export const NO_DESCRIPTOR: Readonly<Record<number, string>> = {
+  [constants.errno.EMFILE]: 'no more descriptors may be open in this process (ulimit -n)',
+  [constants.errno.ENFILE]: 'no more files may be open in this system (fs.file-max)',
+};
 
 /** Throws unless `fd` is a number that a descriptor can have. `who` begins the sentence. */
 export function checkFd(who: string, fd: unknown): asserts fd is number {
@@ -23,6 +30,20 @@ export function descriptorTarget(fd: number): string | undefined {
     return readlinkSync(`/proc/self/fd/${fd}`);
   } catch {
     return undefined;
+  }
+}
+
+/** What /proc/self/fdinfo says of a descriptor that is open. Needs a descriptor for a moment. @throws SystemError */
+export function descriptorInfo(who: string, fd: number): string {
+  try {
+    return readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1');
+  } catch (error) {
+    const errno = -((error as NodeJS.ErrnoException).errno ?? 0);
+    throw systemError(
+      `${who}: descriptor ${fd}: ${NO_DESCRIPTOR[errno] ?? '/proc does not tell what it is'}`,
+      errno,
+      'open',
+    );
   }
 }
 

@@ -1,6 +1,7 @@
 /** File descriptors through Unix sockets (SCM_RIGHTS), one message at a time. Any thread; nothing here blocks. */
 
 import { constants } from 'node:os';
+import { types } from 'node:util';
 import { outOfRange, shown, wrongType } from '../errors/argument.js';
 import { DescriptorError } from '../errors/descriptor-error.js';
 import { CUT, SOCKET_KIND } from '../native/kernel/process.js';
@@ -58,7 +59,7 @@ export function unixKind(who: string, fd: number): number {
 
 /** Throws unless these are bytes. */
 export function checkBytes(who: string, bytes: unknown): asserts bytes is Uint8Array {
-  if (!(bytes instanceof Uint8Array)) throw wrongType(`${who}: the bytes must be a Uint8Array, not ${shown(bytes)}`);
+  if (!types.isUint8Array(bytes)) throw wrongType(`${who}: the bytes must be a Uint8Array, not ${shown(bytes)}`);
 }
 
 function checkFds(who: string, fds: unknown): asserts fds is readonly number[] {

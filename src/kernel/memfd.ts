@@ -1,6 +1,7 @@
 /** Memory objects: memfd_create(2), seals, holes. Any thread. */
 
 import { fstatSync, ftruncateSync, readSync, writeSync } from 'node:fs';
+import { types } from 'node:util';
 import { outOfRange, shown, wrongType } from '../errors/argument.js';
 import { UnsupportedError } from '../errors/unsupported-error.js';
 import { native, systemPageSize } from '../native/load.js';
@@ -55,7 +56,7 @@ function sealedAgainst(seals: FlagSet<Seal>, candidates: readonly Seal[]): strin
  * const memfd = Memfd.create('guest memory', { byteLength: 2 ** 20 });
  * const memory = Mapping.memfd(memfd);
  */
-export class Memfd {
+export class Memfd implements Disposable {
   readonly #fd: number;
   #closed = false;
 
@@ -88,7 +89,6 @@ export class Memfd {
     if (fd < 0 && errnoName(fd) === 'EACCES') fd = native().memfdCreate(name, flags + MFD.noExecSeal);
     if (fd < 0) {
       throw refused(`${who}: a memory object is refused`, fd, 'memfd_create', {
-        EMFILE: 'this process has as many descriptors open as RLIMIT_NOFILE allows',
         EPERM: 'huge pages need CAP_IPC_LOCK or a group that vm.hugetlb_shm_group names',
         ENODEV: 'this kernel has no huge pages of this size',
         ...(hugePage === undefined ? {} : { ENOMEM: noHugePages(hugePage) }),
@@ -273,7 +273,7 @@ function memfdPageSize(fd: number): number {
 }
 
 function checkArray(who: string, bytes: unknown): void {
-  if (!(bytes instanceof Uint8Array)) throw wrongType(`${who}: needs a Uint8Array, not ${shown(bytes)}`);
+  if (!types.isUint8Array(bytes)) throw wrongType(`${who}: needs a Uint8Array, not ${shown(bytes)}`);
 }
 
 /** Calls `step` until all bytes are through or it returns 0. */

@@ -1,6 +1,5 @@
 /** A process by a descriptor (pidfd): signals that never reach another one, its end on the event loop, its status. */
 
-import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { isMainThread } from 'node:worker_threads';
 import { PermissionError } from '../errors/permission-error.js';
@@ -9,12 +8,20 @@ import { WAIT } from '../native/kernel/process.js';
 import { native } from '../native/load.js';
 import { onChildSignal } from './child-signals.js';
 import { type ChildStatus, childStatus, signalName, signalNumber } from './child-status.js';
-import { checkFd, closedError, systemError, wrongDescriptor } from './descriptor.js';
+import {
+  checkFd,
+  closedError,
+  descriptorInfo,
+  descriptorTarget,
+  NO_DESCRIPTOR,
+  systemError,
+  wrongDescriptor,
+} from './descriptor.js';
 import { ExitWatcher } from './exit-watcher.js';
 import { checkPid } from './pid.js';
 import { checkCallback, type Watch, type WatchOptions } from './watch.js';
 
-const { ECHILD, EINVAL, EMFILE, ENOENT, ENOSYS, EPERM, ESRCH } = constants.errno;
+const { ECHILD, EINVAL, ENOENT, ENOSYS, EPERM, ESRCH } = constants.errno;
 
 function openFailure(pid: number, errno: number): Error {
   if (errno === ENOSYS) {
@@ -22,22 +29,19 @@ function openFailure(pid: number, errno: number): Error {
     return new UnsupportedError(sentence, undefined, ['pidfd_open']);
   }
   const sentences: Record<number, string> = {
+    ...NO_DESCRIPTOR,
     [ESRCH]: `there is no process ${pid}`,
     [EINVAL]: `${pid} is a thread of a process, not its first one`,
     [ENOENT]: `${pid} is a thread of a process, not its first one`,
-    [EMFILE]: 'no more descriptors may be open (ulimit -n)',
   };
   return systemError(`PidFd.open: ${sentences[errno] ?? 'it failed'}`, errno, 'pidfd_open');
 }
 
 /** The process id that the kernel tells of a pidfd: -1 once it is reaped; undefined: it is no pidfd. */
-function pidOf(fd: number): number | undefined {
-  try {
-    const found = /^Pid:\s*(-?\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'));
-    return found?.[1] === undefined ? undefined : Number(found[1]);
-  } catch {
-    return undefined;
-  }
+function pidOf(who: string, fd: number): number | undefined {
+  if (descriptorTarget(fd) === undefined) return undefined;
+  const found = /^Pid:\s*(-?\d+)$/m.exec(descriptorInfo(who, fd));
+  return found?.[1] === undefined ? undefined : Number(found[1]);
 }
 
 /**
@@ -77,7 +81,7 @@ export class PidFd implements Disposable {
    */
   static fromFd(fd: number): PidFd {
     checkFd('PidFd.fromFd', fd);
-    const pid = pidOf(fd);
+    const pid = pidOf('PidFd.fromFd', fd);
     if (pid === undefined) throw wrongDescriptor('PidFd.fromFd', fd, 'a pidfd');
     return new PidFd(fd, pid);
   }
@@ -189,7 +193,7 @@ export class PidFd implements Disposable {
   #watch(callback: (status: ChildStatus) => void, options: WatchOptions, ended?: () => void): Watch {
     checkCallback('PidFd', callback);
     const copy = native().descriptorDuplicate(this.fd);
-    if (copy < 0) throw systemError('PidFd: no more descriptors may be open (ulimit -n)', -copy, 'fcntl');
+    if (copy < 0) throw systemError(`PidFd: ${NO_DESCRIPTOR[-copy] ?? 'it cannot be watched'}`, -copy, 'fcntl');
     const watcher = new ExitWatcher(copy, () => this.poll(), callback);
     const watch = watcher.start(options, () => {
       this.#watches.delete(watch);

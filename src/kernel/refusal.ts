@@ -2,6 +2,7 @@
 
 import { errnoNames } from '../errors/from-native.js';
 import { SystemError } from '../errors/system-error.js';
+import { NO_DESCRIPTOR } from './descriptor.js';
 
 /** Reasons by errno name: 'ENOMEM' → what that means here and what helps. */
 export type Reasons = Readonly<Record<string, string>>;
@@ -9,7 +10,7 @@ export type Reasons = Readonly<Record<string, string>>;
 /** The SystemError for a result below 0. `sentence` says what was refused; without a reason the errno's own description follows. */
 export function refused(sentence: string, result: number, syscall: string, reasons: Reasons = {}): SystemError {
   const { code, description } = errnoNames(-result);
-  const why = Object.hasOwn(reasons, code) ? reasons[code] : description;
+  const why = Object.hasOwn(reasons, code) ? reasons[code] : (NO_DESCRIPTOR[-result] ?? description);
   return new SystemError('ERR_PAGEFAULT_SYSTEM', `${sentence}: ${why} (${syscall}: ${code})`, {
     errno: -result,
     syscall,

@@ -1,11 +1,11 @@
 /** Taking over a userfaultfd that somebody else made: one that came over a socket, or was inherited. Any thread. */
 
-import { constants as file, readFileSync } from 'node:fs';
+import { constants as file } from 'node:fs';
 import { constants } from 'node:os';
 import { shown, wrongType } from '../errors/argument.js';
 import { native } from '../native/load.js';
 import { checkKeys } from '../options/keys.js';
-import { checkFd, descriptorTarget, systemError, wrongDescriptor } from './descriptor.js';
+import { checkFd, descriptorInfo, descriptorTarget, systemError, wrongDescriptor } from './descriptor.js';
 import { FEATURES, toBits, type UffdFeature } from './names.js';
 import { type OpenedUffd, probeFeatures, shakeHands } from './uffd-open.js';
 
@@ -27,8 +27,8 @@ const OWN_IOCTLS = (1n << 63n) | 3n;
 const USER_MODE_ONLY = 1;
 
 /** Flags of the descriptor, and features as the kernel's bookkeeping has them (0n where /proc does not tell). */
-function about(fd: number): { flags: number; features: bigint } {
-  const text = readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1');
+function about(who: string, fd: number): { flags: number; features: bigint } {
+  const text = descriptorInfo(who, fd);
   const flags = /^flags:\s*([0-7]+)$/m.exec(text)?.[1] ?? '0';
   const features = /^API:\s*[0-9a-f]+:([0-9a-f]+):/m.exec(text)?.[1] ?? '0';
   return { flags: Number.parseInt(flags, 8), features: BigInt(`0x${features}`) };
@@ -49,7 +49,7 @@ export function adoptUffd(fd: number, options: AdoptOptions): OpenedUffd {
     throw wrongType(`${who}: features are asked for in the handshake, so they need handshake: true`);
   }
   if (descriptorTarget(fd) !== 'anon_inode:[userfaultfd]') throw wrongDescriptor(who, fd, 'a userfaultfd');
-  const known = about(fd);
+  const known = about(who, fd);
   const common = {
     fd,
     neededIoctls: 0n,

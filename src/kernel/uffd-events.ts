@@ -1,6 +1,7 @@
 /** What a userfaultfd reports: 32-byte messages, and what they become. Any thread. */
 
 import { constants } from 'node:os';
+import { types } from 'node:util';
 import { outOfRange, shown, wrongType } from '../errors/argument.js';
 import { UffdError } from '../errors/uffd-error.js';
 import { systemError } from './descriptor.js';
@@ -78,7 +79,7 @@ const { EDEADLK, EMFILE, ENFILE, EINVAL } = constants.errno;
 
 /** Throws unless at least one message fits. */
 export function checkBuffer(buffer: unknown): asserts buffer is Uint8Array {
-  if (!(buffer instanceof Uint8Array)) {
+  if (!types.isUint8Array(buffer)) {
     throw wrongType(`readEvents: the buffer must be a Uint8Array, not ${shown(buffer)}`);
   }
   if (buffer.byteLength < MESSAGE_BYTES) {

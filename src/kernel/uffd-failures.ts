@@ -1,7 +1,8 @@
 /** What the kernel's refusals of userfaultfd calls mean, in sentences. Runs only after a call has failed. Any thread. */
 
 import { constants } from 'node:os';
-import { shown, wrongType } from '../errors/argument.js';
+import { types } from 'node:util';
+import { outOfRange, shown, wrongType } from '../errors/argument.js';
 import { errnoNames } from '../errors/from-native.js';
 import { UffdError, type UffdErrorCode } from '../errors/uffd-error.js';
 import { systemError } from './descriptor.js';
@@ -111,8 +112,19 @@ export function checkTransfer(call: UffdCall, to: unknown, source: unknown): voi
     throw wrongType(sentence);
   }
   checkRange(call, { address: to, byteLength: source.byteLength });
+  if (types.isUint8Array(source)) return;
+  const { address, byteLength } = source;
+  if (address >= 0n && address + BigInt(byteLength) <= 1n << 64n) return;
+  throw outOfRange(`${call}: the source, ${byteLength} bytes at ${shown(address)}, does not lie within 0 to 2^64`);
 }
 
 function isSource(source: object): source is Uint8Array | Range {
-  return source instanceof Uint8Array || typeof (source as Partial<Range>).address === 'bigint';
+  return types.isUint8Array(source) || typeof (source as Partial<Range>).address === 'bigint';
+}
+
+/** What the core takes: bytes as they are (those of another realm, such as a vm context, too), a range by its address. It refuses all else. */
+export function sourceOf(source: Uint8Array | Range): Uint8Array | bigint {
+  if (source instanceof Uint8Array) return source;
+  const { address } = (source ?? {}) as Partial<Range>;
+  return address ?? (source as unknown as Uint8Array);
 }

@@ -8,7 +8,7 @@ import { PermissionError } from '../errors/permission-error.js';
 import { UnsupportedError } from '../errors/unsupported-error.js';
 import { native } from '../native/load.js';
 import { checkKeys } from '../options/keys.js';
-import { checkFd, systemError, wrongDescriptor } from './descriptor.js';
+import { checkFd, NO_DESCRIPTOR, systemError, wrongDescriptor } from './descriptor.js';
 import { FlagSet } from './flags.js';
 import {
   EVENT_FORK,
@@ -95,7 +95,7 @@ const { O_NONBLOCK, O_RDWR } = file;
 const USER_MODE_ONLY = 1;
 /** ioctls of the descriptor; the others are of ranges. */
 const OWN_IOCTLS = (1n << 63n) | 3n;
-const { EPERM, EACCES, EINVAL, ENOSYS, ENOTTY, EBADF, EMFILE, ENFILE, ENOMEM } = constants.errno;
+const { EPERM, EACCES, EINVAL, ENOSYS, ENOTTY, EBADF } = constants.errno;
 
 const KERNEL_FAULTS =
   'faults inside the kernel are reported only to a process with CAP_SYS_PTRACE, or where the sysctl vm.unprivileged_userfaultfd is 1, or one that may open /dev/userfaultfd; userModeOnly: true needs none of these';
@@ -140,20 +140,28 @@ function* makers(device: string | number): Generator<Maker> {
       yield { device: openSync(path, O_RDWR | O_CLOEXEC), by: 'device', owned: true };
     } catch (error) {
       if (device !== 'auto') throw unopened(device, error);
+      // Another way may report less, only faults of user code: no answer to a full table of descriptors.
+      if (NO_DESCRIPTOR[errnoOf(error)] !== undefined) throw unopened(DEVICE, error);
     }
     if (device !== 'auto') return;
   }
   yield { device: -1, by: 'syscall', owned: false };
 }
 
+function errnoOf(error: unknown): number {
+  return -((error as NodeJS.ErrnoException).errno ?? 0);
+}
+
 function unopened(path: string, error: unknown): Error {
-  const errno = -((error as NodeJS.ErrnoException).errno ?? 0);
+  const errno = errnoOf(error);
   const { code } = errnoNames(errno);
   if (errno === EACCES || errno === EPERM) {
     const sentence = `Uffd.open: this process may not open ${path} (${code}): give it access to the node, hand it a descriptor, or use device: 'never' with userModeOnly: true`;
     return new PermissionError(sentence, { cause: error, errno, syscall: 'open' });
   }
-  return systemError(`Uffd.open: the device ${path} cannot be opened`, errno, 'open');
+  const why = NO_DESCRIPTOR[errno];
+  const sentence = `Uffd.open: the device ${path} cannot be opened${why === undefined ? '' : `: ${why}`}`;
+  return systemError(sentence, errno, 'open');
 }
 
 function isCharacterDevice(fd: number): boolean {
@@ -188,7 +196,7 @@ function notMade(errno: number, maker: Maker, userModeOnly: boolean): Error {
   if (errno === EINVAL && userModeOnly) {
     return new UnsupportedError('Uffd.open: userModeOnly needs Linux 5.11', undefined, ['user-mode-only']);
   }
-  return systemError('Uffd.open: no userfaultfd can be had', errno, syscall);
+  return systemError(`Uffd.open: ${NO_DESCRIPTOR[errno] ?? 'no userfaultfd can be had'}`, errno, syscall);
 }
 
 /** What the kernel has, asked of a descriptor that is made for that and closed; undefined where none can be had. */
@@ -216,7 +224,8 @@ function refusedHandshake(who: string, errno: number, required: bigint, offered:
     const sentence = `${who}: this kernel's userfaultfd lacks ${missing}; it has ${new FlagSet(offered ?? 0n, FEATURES)}`;
     return new UnsupportedError(sentence, undefined, namesOf(missing.bits, FEATURES));
   }
-  return systemError(`${who}: the handshake was refused`, errno, 'ioctl(UFFDIO_API)');
+  const asked = offered === undefined && required !== 0n ? ` with ${new FlagSet(required, FEATURES)}` : '';
+  return systemError(`${who}: the handshake${asked} was refused`, errno, 'ioctl(UFFDIO_API)');
 }
 
 /** The kernel turns wp-unpopulated on with wp-async. */
@@ -287,7 +296,7 @@ export function openUffd(options: UffdOptions): OpenedUffd {
       const { fd, userModeOnly } = make(maker, settings);
       if (fd >= 0) return complete(maker, settings, fd, userModeOnly);
       failure = notMade(-fd, maker, userModeOnly);
-      if (-fd === EMFILE || -fd === ENFILE || -fd === ENOMEM) break;
+      if (NO_DESCRIPTOR[-fd] !== undefined) break;
     } finally {
       if (maker.owned) closeSync(maker.device);
     }

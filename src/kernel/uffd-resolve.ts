@@ -3,9 +3,9 @@
 import { constants } from 'node:os';
 import { outOfRange, shown, wrongType } from '../errors/argument.js';
 import type { NativeUffd } from '../native/kernel/uffd.js';
-import { checkKeys } from '../options/keys.js';
 import { checkRange, pageSize, type Range } from './range.js';
-import { checkTransfer, pagesFailure } from './uffd-failures.js';
+import { checkTransfer, pagesFailure, sourceOf } from './uffd-failures.js';
+import { modeOf } from './uffd-modes.js';
 
 export interface ResolveOptions {
   /** Bytes, for `'zero'` and `'continue'`: whole pages. @default one page */
@@ -14,7 +14,11 @@ export interface ResolveOptions {
   writeProtect?: boolean;
   /** Whoever waits on the pages goes on. @default true */
   wake?: boolean;
-  /** Bytes that are passed over where a page is there already: of hugetlb memory the size of its pages. @default the system's page size */
+  /**
+   * Bytes that are passed over where a page is there already: of hugetlb memory the size of its pages, and `to` and the length must be multiples
+   * of it. Larger than the memory's pages, pages that are missing are passed over too.
+   * @default the system's page size
+   */
   pageSize?: number;
 }
 
@@ -39,8 +43,6 @@ const { EAGAIN, EINVAL, ENOENT, ESRCH, ENOSPC } = constants.errno;
 const COPY = 0;
 const ZERO = 1;
 const CONTINUE = 2;
-const DONT_WAKE = 1;
-const WRITE_PROTECT = 2;
 const CALLS = ['copy', 'zeropage', 'continue'] as const;
 const KEYS = ['byteLength', 'writeProtect', 'wake', 'pageSize'];
 
@@ -55,10 +57,7 @@ function statusOf(errno: number): Resolution['status'] | undefined {
 }
 
 /** Throws if an argument is the reason for a refusal. Runs only after one. */
-function check(to: bigint, source: unknown, options: ResolveOptions, byteLength: unknown, step: number): void {
-  if (!Number.isSafeInteger(step) || step <= 0 || step % pageSize() !== 0) {
-    throw outOfRange(`resolve: option 'pageSize' must be a multiple of ${pageSize()}, not ${shown(step)}`);
-  }
+function check(to: bigint, source: unknown, options: ResolveOptions, byteLength: unknown): void {
   if (source !== 'zero' && source !== 'continue') {
     checkTransfer('resolve', to, source);
   } else if (source === 'zero' && options.writeProtect === true) {
@@ -67,11 +66,26 @@ function check(to: bigint, source: unknown, options: ResolveOptions, byteLength:
   checkRange('resolve', { address: to, byteLength });
 }
 
-function checkOptions(source: unknown, options: ResolveOptions): void {
-  for (const key in options) if (!KEYS.includes(key)) checkKeys('resolve', options, KEYS);
+/** Before the call: where nothing is missing, the kernel would not see that the step is wrong. */
+function checkStep(to: bigint, byteLength: number, step: unknown): asserts step is number {
+  const least = pageSize();
+  if (typeof step !== 'number' || !Number.isSafeInteger(step) || step < least || !Number.isInteger(Math.log2(step))) {
+    throw outOfRange(`resolve: option 'pageSize' must be a power of two of at least ${least}, not ${shown(step)}`);
+  }
+  checkRange('resolve', { address: to, byteLength });
+  if (to % BigInt(step) === 0n && byteLength % step === 0) return;
+  throw outOfRange(
+    `resolve: ${byteLength} bytes at 0x${to.toString(16)} are no whole pages of the option 'pageSize', ${step} bytes`,
+  );
+}
+
+/** The mode bits. */
+function optionsMode(source: unknown, options: ResolveOptions): number {
+  const mode = modeOf('resolve', options, KEYS);
   if (options.byteLength !== undefined && typeof source !== 'string') {
     throw wrongType("resolve: the option 'byteLength' is for 'zero' and 'continue'; a source has its own");
   }
+  return mode;
 }
 
 /** The loop behind `Uffd.resolve`. */
@@ -86,39 +100,37 @@ export function resolve(
   let byteLength = typeof source === 'string' ? pageSize() : source?.byteLength;
   let step = pageSize();
   if (options !== undefined) {
-    checkOptions(source, options);
-    mode = (options.wake === false ? DONT_WAKE : 0) | (options.writeProtect === true ? WRITE_PROTECT : 0);
-    byteLength = options.byteLength ?? byteLength;
-    step = options.pageSize ?? step;
+    mode = optionsMode(source, options);
+    if (options.pageSize !== undefined) step = options.pageSize;
+    byteLength = options.byteLength ?? (typeof source === 'string' ? step : byteLength);
+    if (options.pageSize !== undefined) checkStep(to, byteLength, step);
   }
+  let ahead = 0;
   if (source instanceof Uint8Array && source.byteLength === byteLength) {
     // Nearly always one plain copy is all; its call has half the arguments. What it leaves undone is the loop's.
-    const copied = core.uffdCopy(fd, to, source, byteLength, mode);
-    if (copied === byteLength) return { status: 'done', byteLength, copied, present: 0 };
-    if (copied > 0) return resolveRest(core, fd, to, source, options, copied);
+    ahead = Math.max(0, core.uffdCopy(fd, to, source, byteLength, mode));
+    if (ahead === byteLength) return { status: 'done', byteLength, copied: ahead, present: 0 };
   }
   const what = source === 'zero' ? ZERO : source === 'continue' ? CONTINUE : COPY;
-  const from = typeof source === 'string' ? 0n : source instanceof Uint8Array ? source : source?.address;
   const errno =
     what === COPY && typeof source === 'string'
       ? EINVAL
-      : -core.uffdResolve(fd, what, to, from, byteLength, step, mode, out);
+      : -core.uffdResolve(fd, what, later(to, ahead), rest(source, ahead), byteLength - ahead, step, mode, out);
   const status = statusOf(errno);
-  const dealt = out[0] ?? 0;
-  if (status !== undefined) return { status, byteLength: dealt, copied: out[1] ?? 0, present: out[2] ?? 0 };
-  check(to, source, options ?? {}, byteLength, step);
+  const dealt = (out[0] ?? 0) + ahead;
+  if (status !== undefined) {
+    return { status, byteLength: dealt, copied: (out[1] ?? 0) + ahead, present: out[2] ?? 0 };
+  }
+  check(to, source, options ?? {}, byteLength);
   throw pagesFailure(CALLS[what] ?? 'resolve', to, dealt, byteLength, errno);
 }
 
-/** Goes on behind what was copied. */
-function resolveRest(
-  core: NativeUffd,
-  fd: number,
-  to: bigint,
-  source: Uint8Array,
-  options: ResolveOptions | undefined,
-  copied: number,
-): Resolution {
-  const rest = resolve(core, fd, to + BigInt(copied), source.subarray(copied), options);
-  return { ...rest, byteLength: rest.byteLength + copied, copied: rest.copied + copied };
+function later(to: bigint, ahead: number): bigint {
+  return ahead === 0 ? to : to + BigInt(ahead);
+}
+
+/** What of the source is behind what was copied already. */
+function rest(source: Uint8Array | Range | 'zero' | 'continue', ahead: number): Uint8Array | bigint {
+  if (typeof source === 'string') return 0n;
+  return ahead > 0 && source instanceof Uint8Array ? source.subarray(ahead) : sourceOf(source);
 }

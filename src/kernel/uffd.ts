@@ -7,26 +7,15 @@
 import { closeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { wrongType } from '../errors/argument.js';
-import { UnsupportedError } from '../errors/unsupported-error.js';
 import type { NativeUffd } from '../native/kernel/uffd.js';
 import { native } from '../native/load.js';
 import { closedError, systemError } from './descriptor.js';
 import { FlagSet } from './flags.js';
-import {
-  FEATURES,
-  IOCTLS,
-  MODES,
-  namesOf,
-  THREAD_ID,
-  toBits,
-  type UffdFeature,
-  type UffdIoctl,
-  type UffdMode,
-} from './names.js';
+import { FEATURES, IOCTLS, THREAD_ID, type UffdFeature, type UffdIoctl, type UffdMode } from './names.js';
 import type { Range } from './range.js';
 import { type AdoptOptions, adoptUffd } from './uffd-adopt.js';
 import { checkBuffer, MESSAGE_BYTES, readFailure, toEvents, type UffdEvent } from './uffd-events.js';
-import { checkTransfer, rangeFailure, type UffdCall } from './uffd-failures.js';
+import { checkTransfer, rangeFailure, sourceOf, type UffdCall } from './uffd-failures.js';
 import {
   goOn,
   type MoveOptions,
@@ -40,14 +29,12 @@ import {
   type WriteProtectOption,
 } from './uffd-modes.js';
 import { type OpenedUffd, openUffd, type UffdOptions, type UffdOrigin } from './uffd-open.js';
+import { register } from './uffd-register.js';
 import { type Resolution, type ResolveOptions, resolve } from './uffd-resolve.js';
 import { Watch, type WatchOptions } from './watch.js';
 
 const DEFAULT_MESSAGES = 64;
 const { EAGAIN, EINVAL } = constants.errno;
-
-/** ioctls of a range, of which `register` tells. */
-const told = new BigUint64Array(1);
 
 /**
  * A userfaultfd: registers memory of this process (or, received from another one, of that), reports who touches what is not there, and puts it
@@ -129,26 +116,20 @@ export class Uffd implements Disposable {
   }
 
   /**
-   * Faults of these kinds in the range are reported from now on; again, with more kinds, adds them. Tells what can be done with the range.
+   * Faults of these kinds in the range are reported from now on. Tells what can be done with the range. Again for the same range: give all kinds
+   * that it shall have, because others replace those that were there (where it has all that are given already, nothing changes).
+   * Linux 4.11; 'write-protect' 5.7, of shared memory 5.19; 'minor' 5.13, of shared memory 5.14.
    * @throws {SystemError} EBUSY: another userfaultfd has part of it. EINVAL: not mapped, or not for this mode. ENOMEM: too many mappings
-   * @throws {UnsupportedError} the range lacks one of the option `ioctls`; it is then not registered
+   * @throws {UnsupportedError} the range lacks one of the option `ioctls`; none of it is registered then, but where the mode is the reason:
+   * that is seen before, and nothing has changed
    */
   register(range: Range, modes: UffdMode | readonly UffdMode[]): FlagSet<UffdIoctl> {
-    const mode = Number(toBits('register: the modes', modes, MODES));
-    const result = this.#core.uffdRegister(this.#fd, range?.address, range?.byteLength, mode, told);
-    if (result < 0) {
-      this.#open();
-      if (mode === 0) throw wrongType('register: at least one mode must be given');
-      throw rangeFailure('register', range, -result);
-    }
-    const ioctls = new FlagSet(told[0] ?? 0n, IOCTLS);
-    const missing = new FlagSet(this.#neededIoctls & ~(ioctls.bits | this.ioctls.bits), IOCTLS);
-    if (missing.bits === 0n) return ioctls;
-    this.#core.uffdUnregister(this.#fd, range.address, range.byteLength);
-    throw new UnsupportedError(
-      `register: the range lacks the ioctls ${missing}`,
-      undefined,
-      namesOf(missing.bits, IOCTLS),
+    return register(
+      this.#core,
+      this.#fd < 0 ? this.#open() : this.#fd,
+      this.#neededIoctls & ~this.ioctls.bits,
+      range,
+      modes,
     );
   }
 
@@ -166,12 +147,12 @@ export class Uffd implements Disposable {
   copy(to: bigint, source: Uint8Array | Range, options?: WakeOption & WriteProtectOption): number {
     const mode = options === undefined ? 0 : modeOf('copy', options, WAKE_AND_PROTECT);
     const byteLength = source?.byteLength;
-    const from = source instanceof Uint8Array ? source : source?.address;
+    const from = sourceOf(source);
     const result = this.#core.uffdCopy(this.#fd, to, from, byteLength, mode);
     if (result === byteLength) return result;
     if (result < 0) this.#refuseTransfer('copy', to, source);
     return goOn('copy', to, byteLength, result, (done, rest) => {
-      const next = from instanceof Uint8Array ? from.subarray(done) : from + BigInt(done);
+      const next = typeof from === 'bigint' ? from + BigInt(done) : from.subarray(done);
       return this.#core.uffdCopy(this.#fd, to + BigInt(done), next, rest, mode);
     });
   }

@@ -5,7 +5,7 @@ import { resolve } from 'node:path';
 import { outOfRange, shown } from '../errors/argument.js';
 import { native } from '../native/load.js';
 import { checkKeys } from '../options/keys.js';
-import { closedError, systemError } from './descriptor.js';
+import { closedError, NO_DESCRIPTOR, systemError } from './descriptor.js';
 import { checkPath, UnixSocket, type UnixSocketOptions } from './unix-socket.js';
 import { Watch, type WatchOptions } from './watch.js';
 
@@ -22,10 +22,11 @@ export interface ListenOptions {
   mode?: number;
 }
 
-const { EACCES, EADDRINUSE, EAGAIN, EMFILE, ENFILE, ENOENT, ENOTDIR, EROFS } = constants.errno;
+const { EACCES, EADDRINUSE, EAGAIN, ENOENT, ENOTDIR, EROFS } = constants.errno;
 
 function listenFailure(path: string, errno: number): Error {
   const sentences: Record<number, string> = {
+    ...NO_DESCRIPTOR,
     [EADDRINUSE]: 'the path exists: a process listens there, or one left it behind (then remove it)',
     [ENOENT]: 'its directory does not exist',
     [ENOTDIR]: 'a part of the path is no directory',
@@ -89,11 +90,11 @@ export class UnixListener implements Disposable {
   accept(options: UnixSocketOptions = {}): UnixSocket | undefined {
     const fd = native().unixAccept(this.fd);
     if (fd === -EAGAIN) return undefined;
-    if (fd === -EMFILE || fd === -ENFILE) {
-      const sentence = 'UnixListener.accept: no more descriptors may be open (ulimit -n); the connection waits';
-      throw systemError(sentence, -fd, 'accept4');
+    if (fd < 0) {
+      const full = NO_DESCRIPTOR[-fd];
+      const why = full === undefined ? 'it failed' : `${full}; the connection waits`;
+      throw systemError(`UnixListener.accept: ${why}`, -fd, 'accept4');
     }
-    if (fd < 0) throw systemError('UnixListener.accept: it failed', -fd, 'accept4');
     try {
       return UnixSocket.fromFd(fd, options);
     } catch (error) {

@@ -5,7 +5,7 @@ import { outOfRange, shown, wrongType } from '../errors/argument.js';
 import { native } from '../native/load.js';
 import { checkKeys } from '../options/keys.js';
 import { ByteQueue } from './byte-queue.js';
-import { checkFd, closedError, systemError } from './descriptor.js';
+import { checkFd, closedError, NO_DESCRIPTOR, systemError } from './descriptor.js';
 import { checkStream, cutError, MAX_FDS, receiveFailure, sendMessage } from './fd-passing.js';
 import { Watch, type WatchOptions } from './watch.js';
 
@@ -63,6 +63,7 @@ export function checkPath(who: string, path: unknown): asserts path is string {
 
 function connectFailure(path: string, errno: number): Error {
   const sentences: Record<number, string> = {
+    ...NO_DESCRIPTOR,
     [ENOENT]: 'there is no such file',
     [ENOTDIR]: 'a part of the path is no directory',
     [ECONNREFUSED]: 'nobody listens there: the file is no socket, or a process left it behind',
@@ -98,7 +99,10 @@ export class UnixSocket implements Disposable {
     const limits = limitsOf(options);
     const out = new Int32Array(2);
     const result = native().unixPair(out);
-    if (result < 0) throw systemError('UnixSocket.pair: no pair of sockets could be made', -result, 'socketpair');
+    if (result < 0) {
+      const why = NO_DESCRIPTOR[-result] ?? 'no pair of sockets could be made';
+      throw systemError(`UnixSocket.pair: ${why}`, -result, 'socketpair');
+    }
     const [first = -1, second = -1] = out;
     return [new UnixSocket(first, limits), new UnixSocket(second, limits)];
   }
@@ -165,7 +169,8 @@ export class UnixSocket implements Disposable {
    * Moves what has come into the queues, as far as `maxQueued` allows; then it stops reading until something is taken.
    * @returns 'data': something new is in the queues, or they are full; 'empty': nothing has come; 'end': the other end has closed and
    * nothing more will come
-   * @throws {DescriptorError} ERR_PAGEFAULT_TRUNCATED: this process has no room for the descriptors that came, and they were closed
+   * @throws {DescriptorError} ERR_PAGEFAULT_TRUNCATED: this process has no room for the descriptors that came, and they were closed. The bytes
+   * that they came with are in the queue
    */
   fill(): 'data' | 'empty' | 'end' {
     const { fd } = this;
@@ -177,8 +182,8 @@ export class UnixSocket implements Disposable {
       if (got === -EAGAIN) return moved ? 'data' : 'empty';
       if (got < 0) throw receiveFailure('UnixSocket.fill', fd, -got);
       const [count = 0] = this.#received;
-      if (count < 0) throw cutError('UnixSocket.fill', count);
       this.#bytes.commit(got);
+      if (count < 0) throw cutError('UnixSocket.fill', count);
       this.#fds.push(...this.#received.subarray(1, 1 + count));
       this.#ended = got === 0;
       moved ||= got > 0;
