@@ -105,32 +105,40 @@ export function resolve(
     byteLength = options.byteLength ?? (typeof source === 'string' ? step : byteLength);
     if (options.pageSize !== undefined) checkStep(to, byteLength, step);
   }
-  let ahead = 0;
   if (source instanceof Uint8Array && source.byteLength === byteLength) {
     // Nearly always one plain copy is all; its call has half the arguments. What it leaves undone is the loop's.
-    ahead = Math.max(0, core.uffdCopy(fd, to, source, byteLength, mode));
-    if (ahead === byteLength) return { status: 'done', byteLength, copied: ahead, present: 0 };
+    const copied = core.uffdCopy(fd, to, source, byteLength, mode);
+    if (copied === byteLength) return { status: 'done', byteLength, copied, present: 0 };
+    if (copied > 0) return resolveRest(core, fd, to, source, step, mode, copied);
   }
   const what = source === 'zero' ? ZERO : source === 'continue' ? CONTINUE : COPY;
+  const from = typeof source === 'string' ? 0n : sourceOf(source);
   const errno =
     what === COPY && typeof source === 'string'
       ? EINVAL
-      : -core.uffdResolve(fd, what, later(to, ahead), rest(source, ahead), byteLength - ahead, step, mode, out);
+      : -core.uffdResolve(fd, what, to, from, byteLength, step, mode, out);
   const status = statusOf(errno);
-  const dealt = (out[0] ?? 0) + ahead;
-  if (status !== undefined) {
-    return { status, byteLength: dealt, copied: (out[1] ?? 0) + ahead, present: out[2] ?? 0 };
-  }
+  const dealt = out[0] ?? 0;
+  if (status !== undefined) return { status, byteLength: dealt, copied: out[1] ?? 0, present: out[2] ?? 0 };
   check(to, source, options ?? {}, byteLength);
   throw pagesFailure(CALLS[what] ?? 'resolve', to, dealt, byteLength, errno);
 }
 
-function later(to: bigint, ahead: number): bigint {
-  return ahead === 0 ? to : to + BigInt(ahead);
-}
-
-/** What of the source is behind what was copied already. */
-function rest(source: Uint8Array | Range | 'zero' | 'continue', ahead: number): Uint8Array | bigint {
-  if (typeof source === 'string') return 0n;
-  return ahead > 0 && source instanceof Uint8Array ? source.subarray(ahead) : sourceOf(source);
+/** Goes on behind what was copied. */
+function resolveRest(
+  core: NativeUffd,
+  fd: number,
+  to: bigint,
+  source: Uint8Array,
+  step: number,
+  mode: number,
+  copied: number,
+): Resolution {
+  const { byteLength } = source;
+  const from = source.subarray(copied);
+  const errno = -core.uffdResolve(fd, COPY, to + BigInt(copied), from, byteLength - copied, step, mode, out);
+  const status = statusOf(errno);
+  const dealt = copied + (out[0] ?? 0);
+  if (status === undefined) throw pagesFailure('copy', to, dealt, byteLength, errno);
+  return { status, byteLength: dealt, copied: copied + (out[1] ?? 0), present: out[2] ?? 0 };
 }
