@@ -204,7 +204,7 @@ export function probeFeatures(fd: number): bigint | undefined {
   if (fd < 0) return undefined;
   const out = new BigUint64Array(2);
   const errno = -native().uffdHandshake(fd, 0n, out);
-  closeSync(fd);
+  native().descriptorClose(fd);
   return errno === 0 ? out[0] : undefined;
 }
 
@@ -279,7 +279,7 @@ function complete(maker: Maker, settings: Settings, fd: number, userModeOnly: bo
     checkIoctls(neededIoctls, got.ioctls);
     return { fd, ...got, neededIoctls, userModeOnly, openedBy: maker.by, nonBlocking: (flags & O_NONBLOCK) !== 0 };
   } catch (error) {
-    closeSync(fd);
+    native().descriptorClose(fd);
     throw error;
   }
 }

@@ -4,9 +4,9 @@
  * refused them: a call that works costs little more than its system call.
  */
 
-import { closeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { wrongType } from '../errors/argument.js';
+import type { NativeProcess } from '../native/kernel/process.js';
 import type { NativeUffd } from '../native/kernel/uffd.js';
 import { native } from '../native/load.js';
 import { closedError, systemError } from './descriptor.js';
@@ -63,7 +63,7 @@ export class Uffd implements Disposable {
   readonly userModeOnly: boolean | undefined;
   readonly openedBy: UffdOrigin;
   readonly nonBlocking: boolean;
-  readonly #core: NativeUffd;
+  readonly #core: NativeUffd & Pick<NativeProcess, 'descriptorClose'>;
   readonly #neededIoctls: bigint;
   readonly #threads: boolean;
   /** -1: closed. The kernel refuses that by itself, so that no call need look. */
@@ -310,12 +310,9 @@ export class Uffd implements Disposable {
     const fd = this.#fd;
     this.#watch?.close();
     this.#fd = -1;
-    try {
-      closeSync(fd);
-    } catch (error) {
-      const errno = -((error as NodeJS.ErrnoException).errno ?? 0);
-      throw systemError(`close: descriptor ${fd} had been closed by somebody else`, errno, 'close');
-    }
+    // Not by node:fs: in a Worker it warns of descriptors that it has not opened.
+    const result = this.#core.descriptorClose(fd);
+    if (result < 0) throw systemError(`close: descriptor ${fd} had been closed by somebody else`, -result, 'close');
   }
 
   [Symbol.dispose](): void {

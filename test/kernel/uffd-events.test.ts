@@ -4,11 +4,13 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Worker } from 'node:worker_threads';
 import type { UffdError } from 'pagefault';
 import { Mapping, type PagefaultEvent, pageSize, Uffd, type UffdEvent, UnixSocket } from 'pagefault/kernel';
 import { readFailure, toEvents } from '#dist/kernel/uffd-events.js';
 import { compileC } from '../helpers/compile-c.js';
 import { openFds, until } from '../helpers/descriptors.js';
+import { run } from '../helpers/run.js';
 import { closeAll, nextEvent, toucher } from '../helpers/toucher.js';
 
 const TIMEOUT = { timeout: 60_000 };
@@ -282,6 +284,57 @@ test('onEvents reads by itself, and tells when', TIMEOUT, async () => {
   assert.throws(() => blocking.onEvents(() => {}), /nonBlocking: true/);
   blocking.close();
   await until(() => openFds() === before);
+});
+
+test('a thread that waits in a blocking read is not disturbed by a profiler’s signals', TIMEOUT, async () => {
+  const program = `
+    import { Worker } from 'node:worker_threads';
+    import { Session } from 'node:inspector';
+    import { Mapping, Uffd } from 'pagefault/kernel';
+    const session = new Session();
+    session.connect();
+    session.post('Profiler.enable');
+    session.post('Profiler.setSamplingInterval', { interval: 100 });
+    session.post('Profiler.start');
+    const uffd = Uffd.open({ nonBlocking: false });
+    const mapping = Mapping.anonymous(${PAGE});
+    uffd.register(mapping, 'missing');
+    const worker = new Worker(\`
+      import { parentPort, workerData } from 'node:worker_threads';
+      import { Mapping } from 'pagefault/kernel';
+      const bytes = new Uint8Array(Mapping.bufferAt(workerData));
+      parentPort.postMessage('ready');
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300);
+      process.exitCode = bytes[0];
+    \`, { eval: true, workerData: { address: mapping.address, byteLength: ${PAGE} } });
+    await new Promise((resolve) => worker.once('message', resolve));
+    const event = uffd.readEvent();
+    uffd.resolve(event.address, new Uint8Array(${PAGE}).fill(9));
+    process.stdout.write(event.type);
+  `;
+  const ran = await run(process.execPath, ['--input-type=module', '-e', program], { timeoutMs: 30_000 });
+  assert.deepEqual([ran.stderr, ran.stdout, ran.code], ['', 'pagefault', 0]);
+});
+
+test('a Worker opens and closes one without a warning, and a descriptor that is gone is told', TIMEOUT, async () => {
+  const worker = new Worker(
+    `const { parentPort } = require('node:worker_threads');
+     const warnings = [];
+     process.on('warning', (warning) => warnings.push(warning.message));
+     import('pagefault/kernel').then(({ Uffd, closeFd }) => {
+       Uffd.open().close();
+       try { Uffd.open({ features: 1n << 60n }); } catch {}
+       const uffd = Uffd.open();
+       closeFd(uffd.fd);
+       try { uffd.close(); } catch (error) { warnings.push(error.message); }
+       setTimeout(() => parentPort.postMessage(warnings), 20);
+     });`,
+    { eval: true },
+  );
+  const [[said, ...more]] = (await once(worker, 'message')) as [string[]];
+  assert.match(String(said), /had been closed by somebody else .*EBADF/);
+  assert.deepEqual(more, []);
+  await worker.terminate();
 });
 
 test('a buffer that holds no message is refused and loses nothing', TIMEOUT, () => {
