@@ -30,7 +30,10 @@ export interface WatchSource {
 }
 
 /** `at`: when the descriptor was found readable, in milliseconds of the clock of `process.hrtime`. */
-export type Readable = (at: number, got: number) => void;
+export type Readable = (at: number) => void;
+
+/** Of a watch that reads by itself. `got`: bytes read, or -errno. @internal */
+export type ReadDone = (at: number, got: number) => void;
 
 const { EBADF, EEXIST, EPERM } = constants.errno;
 
@@ -78,7 +81,7 @@ export class Watch implements Disposable {
    */
   static start(
     fd: number,
-    callback: Readable,
+    callback: ReadDone,
     options: WatchOptions = {},
     ended?: () => void,
     buffer?: Uint8Array,
