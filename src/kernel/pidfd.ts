@@ -49,6 +49,8 @@ function pidOf(who: string, fd: number): number | undefined {
  * permission that `kill` needs) and watched for its end. Of a child of this process the status is known at once; of another
  * process, and of a child that somebody else reaped, once it is reaped, and from Linux 6.15 on only (before: state 'gone').
  *
+ * Neither the garbage collector nor the end of a Worker closes its descriptor, or that of a watch made by `onExit`: call `close`.
+ *
  * libuv reaps the children that `node:child_process` makes: `poll`, `onExit` and `onChange` leave that to it and take nothing away. Linux 5.4.
  */
 export class PidFd implements Disposable {

@@ -40,7 +40,7 @@ const { EAGAIN, EINVAL } = constants.errno;
  * A userfaultfd: registers memory of this process (or, received from another one, of that), reports who touches what is not there, and puts it
  * there. Linux 4.11; needs no privilege with `userModeOnly`.
  *
- * Nothing is closed by the garbage collector. Closing it, and `unregister`, let whoever waits go on, on a page of zeroes, so unmap or protect the
+ * Nothing is closed by the garbage collector, nor when a Worker ends. Closing it, and `unregister`, let whoever waits go on, on a page of zeroes, so unmap or protect the
  * memory first. A thread that waits cannot serve itself: serve from another thread than the one that touches.
  *
  * @example

@@ -78,7 +78,7 @@ function connectFailure(path: string, errno: number): Error {
 /**
  * A connected, non-blocking Unix stream socket. `fill` moves what has come into two queues, one of bytes (`read`) and one of descriptors
  * (`takeFd`), because the kernel glues messages together and only the order within each queue is the sender's. An object that is dropped
- * without `close` leaks its descriptors: the garbage collector closes nothing.
+ * without `close` leaks its descriptors: neither the garbage collector nor the end of a Worker closes anything.
  */
 export class UnixSocket implements Disposable {
   readonly #limits: { byteLength: number; fds: number };
