@@ -145,7 +145,10 @@ static void call_while_readable(watch_t *watch, napi_value resource, napi_value 
     if (watch->window_ns == 0 ? round >= EXTRA_ROUNDS : pf_now_ns() >= turn_end) {
       break;
     }
-    sched_yield(); /* a peer on this CPU has its next message ready before the loop would have come round */
+    if (look(watch)) { /* a peer on this CPU may have run, and have its next message ready, before the callback returned */
+      continue;
+    }
+    sched_yield(); /* or it runs now */
     if (look(watch)) {
       continue;
     }

@@ -3,14 +3,20 @@
 import { readFileSync } from 'node:fs';
 import { nearest } from '../options/keys.js';
 import { type Command, parseCommand } from './command.js';
-import { doctor } from './doctor.js';
 import { EXIT, type ExitCode, usageError } from './exit.js';
 import { commandHelp, generalHelp } from './help.js';
-import { mapFile } from './map-file.js';
 import { Output } from './output.js';
-import { paging } from './paging/index.js';
 
-const COMMANDS: readonly Command[] = [doctor, mapFile, paging];
+/** Loaded when they are asked for: starting should not take longer for each command there is. */
+const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
+  doctor: async () => (await import('./doctor.js')).doctor,
+  map: async () => (await import('./map-file.js')).mapFile,
+  paging: async () => (await import('./paging/index.js')).paging,
+};
+
+async function allCommands(): Promise<Command[]> {
+  return await Promise.all(Object.values(COMMANDS).map((load) => load()));
+}
 
 function version(): string {
   const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
@@ -22,10 +28,10 @@ function print(text: string): ExitCode {
   return EXIT.ok;
 }
 
-function findCommand(name: string): Command {
-  const found = COMMANDS.find((command) => command.name === name);
-  if (found !== undefined) return found;
-  const names = COMMANDS.map((command) => command.name);
+async function findCommand(name: string): Promise<Command> {
+  const names = Object.keys(COMMANDS);
+  const load = names.includes(name) ? COMMANDS[name] : undefined;
+  if (load !== undefined) return await load();
   const meant = nearest(name, [...names, '--help', '--version']);
   const hint = meant === undefined ? `Commands are ${listed(names)}; see pagefault --help.` : `Did you mean ${meant}?`;
   throw usageError(name.startsWith('-') ? `there is no option ${name}` : `there is no command '${name}'`, hint);
@@ -39,13 +45,15 @@ function listed(names: readonly string[]): string {
 async function dispatch(argv: readonly string[], output: Output, signal: AbortSignal): Promise<ExitCode> {
   const [name, ...rest] = argv;
   if (name === undefined) {
-    process.stderr.write(`${generalHelp(COMMANDS)}\n`);
+    process.stderr.write(`${generalHelp(await allCommands())}\n`);
     return EXIT.usage;
   }
-  if (name === '--help' || name === '-h' || (name === 'help' && rest.length === 0)) return print(generalHelp(COMMANDS));
+  if (name === '--help' || name === '-h' || (name === 'help' && rest.length === 0)) {
+    return print(generalHelp(await allCommands()));
+  }
   if (name === '--version' || name === '-v') return print(version());
-  if (name === 'help') return print(commandHelp(findCommand(rest[0] ?? '')));
-  const command = findCommand(name);
+  if (name === 'help') return print(commandHelp(await findCommand(rest[0] ?? '')));
+  const command = await findCommand(name);
   if (rest.length === 0 && command.helpWhenBare === true) {
     process.stderr.write(`${commandHelp(command)}\n`);
     return EXIT.usage;

@@ -9,8 +9,7 @@ import type { Range } from '../kernel/index.js';
 import { accept, isThenable } from '../pager/answer.js';
 import { Lane } from '../pager/lane.js';
 import type { How } from '../pager/read.js';
-import { map } from '../segment/index.js';
-import { Segment } from '../segment/segment.js';
+import type { Segment } from '../segment/index.js';
 import type { PageStore, ReadAnswer } from '../stores/contract.js';
 import type { StoreRef } from '../stores/ref.js';
 
@@ -153,18 +152,25 @@ function isPageStore(store: unknown): store is PageStore {
   return typeof read === 'function' && typeof byteLength === 'number';
 }
 
+/** By what it has, because a program with a store of its own need not load segments. */
+function isSegment(store: unknown): store is Segment {
+  const { pin, address } = (typeof store === 'object' && store !== null ? store : {}) as Partial<Segment>;
+  return typeof pin === 'function' && typeof address === 'bigint';
+}
+
 /** What `spawnPaged` takes as `store`. */
 export type GuestStore = StoreRef | Segment | PageStore;
 
 /** Opens what was given as `store`. A segment, or an object with `read`, stays the caller's own to close. */
 export async function openGuestSource(store: GuestStore, faultTimeoutMs: number): Promise<GuestSource> {
-  if (store instanceof Segment) return new SegmentSource(store, store.pageSize, false);
+  if (isSegment(store)) return new SegmentSource(store, store.pageSize, false);
   if (isPageStore(store)) {
     if (!Number.isSafeInteger(store.byteLength) || store.byteLength <= 0) {
       throw wrongType(`the store's byteLength must be a whole number above 0, not ${shown(store.byteLength)}`);
     }
     return new StoreSource(store);
   }
+  const { map } = await import('../segment/index.js');
   const segment = await map(store, { faultTimeoutMs, readahead: 0 });
   const chunk = store.kind === 'custom' ? segment.pageSize : Math.max(CHUNK, segment.pageSize);
   return new SegmentSource(segment, chunk, true);
