@@ -122,6 +122,7 @@ enum { PFG_FREE, PFG_PENDING, PFG_ACTIVE, PFG_REFUSED, PFG_ENDING };
 
 typedef struct pfg_region {
   uint64_t address, length;
+  uint64_t page; /* bytes of the kernel's page of this memory */
   uint32_t flags, serial;
   int state, status; /* status: errno of the refusal */
   int uffd;          /* ours; kept open, or missing pages would read zero when the pager closes its own */
@@ -604,6 +605,16 @@ static inline int pfg_drop_pages(uint64_t address, uint64_t length, unsigned fla
   return madvise((void *)(uintptr_t)address, (size_t)length, advice) == 0 ? 0 : -errno;
 }
 
+/* Page by page of the kernel's, so that the pager hears of each exactly once, and of those twice that the program has given up by itself
+ * meanwhile. Of a longer range it hears again where mprotect() divides the mapping at that moment. */
+static inline int pfg_drop_each(const pfg_region *region, const pfg_drop *drop) {
+  int err = 0;
+  for (uint64_t at = 0; at < drop->length && err == 0; at += region->page) {
+    err = pfg_drop_pages(drop->address + at, region->page, region->flags);
+  }
+  return err;
+}
+
 static inline void *pfg_drop_loop(void *data) {
   pagefault_guest *g = (pagefault_guest *)data;
   pthread_mutex_lock(&g->lock);
@@ -620,7 +631,7 @@ static inline void *pfg_drop_loop(void *data) {
     pfg_region *region = pfg_begin_drop(g, &drop);
     pthread_mutex_unlock(&g->lock);
 
-    int err = region != NULL ? pfg_drop_pages(drop.address, drop.length, region->flags) : drop.region != 0 ? 0 : -EINVAL;
+    int err = region != NULL ? pfg_drop_each(region, &drop) : drop.region != 0 ? 0 : -EINVAL;
 
     pthread_mutex_lock(&g->lock);
     if (region != NULL) {
@@ -1049,6 +1060,7 @@ static inline int pagefault_guest_page_at(pagefault_guest *g, void *addr, size_t
     return uffd;
   }
   region->uffd = uffd;
+  region->page = pfg_kernel_page_size(flags);
   err = pfg_hand_over(g, region, &progress, features, store_offset, stage);
   if (err != 0) {
     pfg_undo(region, &progress);

@@ -8,13 +8,17 @@ import { constants } from 'node:os';
 import { GuestError } from '../errors/guest-error.js';
 import { pageSize } from '../kernel/range.js';
 
-const { EIO, ESRCH } = constants.errno;
-/** Bits 62 and 63 of an entry of /proc/PID/pagemap: in swap, in memory. */
-const IS_THERE = 0xc0;
+const { EIO, ENOENT, ESRCH } = constants.errno;
+/** Bit 63 of an entry of /proc/PID/pagemap: in memory. The one for swap is set by marks of write protection too; from there a read would succeed. */
+const IS_THERE = 0x80;
 const ENTRY_BYTES = 8;
 
 function errnoOf(error: unknown): number {
   return -((error as NodeJS.ErrnoException).errno ?? 0);
+}
+
+function everyPageOf({ byteLength }: Uint8Array): Set<number> {
+  return new Set(Array.from({ length: byteLength / pageSize() }, (_, page) => page));
 }
 
 export class ChildMemory {
@@ -45,6 +49,7 @@ export class ChildMemory {
         }
       }
     } catch (error) {
+      if ([ENOENT, ESRCH].includes(errnoOf(error))) return everyPageOf(into); // it is ending
       const { message } = error as Error;
       const sentence = `the memory of process ${this.#pid} cannot be read at 0x${address.toString(16)}: ${message}`;
       throw new GuestError('ERR_PAGEFAULT_GUEST_GONE', sentence, { pid: this.#pid, cause: error });
@@ -63,7 +68,6 @@ export class ChildMemory {
       return readSync(this.#fd, into, at, into.byteLength - at, address);
     } catch (error) {
       const errno = errnoOf(error);
-      if (errno === ESRCH) return 0;
       if (errno === EIO && !this.#isThere(address)) return 0;
       throw error;
     }

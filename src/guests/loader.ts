@@ -31,6 +31,8 @@ export interface Load {
   readonly deadline: number;
   /** The state of a page that was thought to be there, or partly is: what is there stays as it is. */
   readonly before: number | undefined;
+  /** An earlier try has put a part of it there. */
+  begun: boolean;
   failed: number;
 }
 
@@ -163,6 +165,7 @@ export class Loader {
       return;
     }
     if (done.status === 'again') {
+      load.begun ||= done.copied > 0;
       this.#later(load);
       return;
     }
@@ -184,9 +187,9 @@ export class Loader {
       const from = saved.holes.has(at / step) ? supply : saved.bytes;
       const part = from instanceof Uint8Array ? from.subarray(at, at + step) : partOf(from, at, step);
       const done = this.#uffd.resolve(range.address + BigInt(at), part, { ...options, wake: false });
-      if (done.status !== 'done') return done;
       copied += done.copied;
       present += done.present;
+      if (done.status !== 'done') return { ...done, copied, present };
     }
     if (options.wake) this.#uffd.wake(range);
     return { status: 'done', byteLength: range.byteLength, copied, present };
@@ -201,12 +204,13 @@ export class Loader {
   #installed(load: Load, range: Range, { copied, present }: Resolution, wanted: number): void {
     const { counters } = this.#host;
     const { pages } = this.#region;
-    const state = present === 0 ? wanted : copied === 0 ? (load.before ?? GUEST_PAGE.open) : GUEST_PAGE.open;
+    const untouched = copied === 0 && !load.begun;
+    const state = present === 0 ? wanted : ((untouched ? load.before : undefined) ?? GUEST_PAGE.open);
     if (load.before !== undefined) {
-      if (copied === 0) counters.duplicates += 1;
+      if (untouched) counters.duplicates += 1;
       else counters.faults += 1;
     }
-    if (copied > 0) {
+    if (!untouched) {
       if (!load.ahead) counters.service.add((performance.now() - load.since) * 1e6);
       counters.pages += 1;
       counters.bytes += copied;

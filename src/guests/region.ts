@@ -85,9 +85,9 @@ export class GuestRegion {
   /** Pages that came while a batch of messages is gone through, which may hold more faults of theirs. */
   readonly #fresh = new Set<number>();
   #batch = false;
-  /** Of pages in state EVICTING: how often each was given up. Once is the echo of our own DROP. */
-  readonly #echoes = new Map<number, number>();
-  /** Of these, parts that the child gave up. */
+  /** Of pages in state EVICTING: how often each part was given up. Once is the echo of our own DROP, which the child does part by part. */
+  readonly #echoes = new Map<number, Uint8Array>();
+  /** Of pages that are there, parts that the child gives up, and that perhaps have not gone yet. */
   readonly #holes = new Map<number, Set<number>>();
   /** Whoever waits for pages on their way. */
   #settling: (() => void)[] = [];
@@ -241,10 +241,11 @@ export class GuestRegion {
       }
       const state = this.pages.state(page);
       if (state === GUEST_PAGE.evicting) {
-        this.#echoes.set(page, (this.#echoes.get(page) ?? 0) + 1);
+        this.#removedPart(page, 0, this.pageSize);
         continue;
       }
       this.pages.saved.delete(page);
+      this.#holes.delete(page);
       if (state === GUEST_PAGE.loading) continue;
       if (state !== GUEST_PAGE.absent) count += 1;
       const resident = this.pages.isResident(page);
@@ -256,13 +257,21 @@ export class GuestRegion {
     this.tell({ type: 'removed', page: Math.ceil(begin / this.pageSize), count });
   }
 
-  /** A part of a page that is there is found out when it is touched. */
+  /** What has gone of a page that is there is found out when it is touched. */
   #removedPart(page: number, begin: number, end: number): void {
-    const evicting = this.pages.state(page) === GUEST_PAGE.evicting;
-    const holes = evicting ? (this.#holes.get(page) ?? new Set()) : this.pages.saved.get(page)?.holes;
+    const first = Math.ceil(begin / this.step);
+    const last = Math.floor(end / this.step);
+    if (this.pages.state(page) === GUEST_PAGE.evicting) {
+      const echoes = this.#echoes.get(page) ?? new Uint8Array(this.pageSize / this.step);
+      for (let part = first; part < last; part++) echoes[part] = Math.min(2, (echoes[part] ?? 0) + 1);
+      this.#echoes.set(page, echoes);
+      return;
+    }
+    const resident = this.pages.isResident(page);
+    const holes = resident ? (this.#holes.get(page) ?? new Set()) : this.pages.saved.get(page)?.holes;
     if (holes === undefined) return;
-    for (let part = Math.ceil(begin / this.step); part < Math.floor(end / this.step); part++) holes.add(part);
-    if (evicting) this.#holes.set(page, holes);
+    for (let part = first; part < last; part++) holes.add(part);
+    if (resident) this.#holes.set(page, holes);
   }
 
   #fault(event: Extract<UffdEvent, { type: 'pagefault' }>, since: number): void {
@@ -299,7 +308,16 @@ export class GuestRegion {
   }
 
   #newLoad(page: number, write: boolean, ahead: boolean, since: number): Load {
-    return { page, write, ahead, since, deadline: since + this.#host.faultTimeoutMs, before: undefined, failed: 0 };
+    return {
+      page,
+      write,
+      ahead,
+      since,
+      deadline: since + this.#host.faultTimeoutMs,
+      before: undefined,
+      begun: false,
+      failed: 0,
+    };
   }
 
   /**
@@ -315,6 +333,7 @@ export class GuestRegion {
       return;
     }
     const before = this.pages.state(page);
+    this.#markHoles(page);
     this.pages.set(page, GUEST_PAGE.loading);
     this.#loader.load({ ...load, before });
   }
@@ -517,14 +536,22 @@ export class GuestRegion {
 
   /** Whether the pager has bytes of it. What the child gave up while the page was being taken away, it meant to lose. */
   #isKept(page: number): boolean {
-    const given = (this.#echoes.get(page) ?? 0) > 1;
-    const holes = this.#holes.get(page) ?? [];
+    this.#markHoles(page);
+    const saved = this.pages.saved.get(page);
+    const echoes = this.#echoes.get(page);
     this.#echoes.delete(page);
+    for (const [part, count] of (echoes ?? []).entries()) if (count > 1) saved?.holes.add(part);
+    if (saved?.holes.size === this.pageSize / this.step) this.pages.saved.delete(page);
+    return this.pages.saved.has(page);
+  }
+
+  /** What the child gave up of a page is the store's, not what the pager has kept. */
+  #markHoles(page: number): void {
+    const holes = this.#holes.get(page);
+    if (holes === undefined) return;
     this.#holes.delete(page);
-    if (given) this.pages.saved.delete(page);
     const saved = this.pages.saved.get(page);
     for (const part of holes) saved?.holes.add(part);
-    return saved !== undefined;
   }
 
   /** Pages in runs that lie beside each other in the child, so that each run is one call. */

@@ -7,15 +7,17 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
-let program: string | undefined;
+const programs = new Map<string, string>();
 
-/** Path of the compiled program. */
-export function guestProgram(): string {
-  if (program !== undefined) return program;
+/** Path of the compiled program, of `test/fixtures/NAME.c`. */
+export function guestProgram(name = 'guest-program'): string {
+  const compiled = programs.get(name);
+  if (compiled !== undefined) return compiled;
   const folder = mkdtempSync(join(tmpdir(), 'pagefault-guest-'));
   process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
-  program = join(folder, 'guest-program');
-  const source = join(root, 'test', 'fixtures', 'guest-program.c');
+  const program = join(folder, name);
+  programs.set(name, program);
+  const source = join(root, 'test', 'fixtures', `${name}.c`);
   const args = ['-std=c11', '-O2', '-Wall', '-Wextra', '-Werror', '-pthread', `-I${join(root, 'include')}`];
   const { status, stderr } = spawnSync(process.env['CC'] ?? 'cc', [...args, source, '-o', program], {
     encoding: 'utf8',
