@@ -303,9 +303,11 @@ export class PagedProcess extends EventEmitter {
       memory,
     });
     this.emit('region', region);
+    region.answered = false;
     const go = (): void => {
       if (this.#over) return;
       this.#send(encodeAck(address, 0, message.serial));
+      region.answered = true;
       this.#isReady();
     };
     if (policy.strategy !== 'eager') go();

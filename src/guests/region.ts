@@ -71,6 +71,8 @@ export class GuestRegion {
   readonly memory: GuestMemoryKind;
   readonly writeProtect: boolean;
   readonly pages: Pages;
+  /** False until the child has its answer: before that it takes no pages away. */
+  #answered = true;
   readonly #uffd: Uffd;
   readonly #host: RegionHost;
   readonly #spans: Spans;
@@ -475,9 +477,15 @@ export class GuestRegion {
 
   /* --- evicting ------------------------------------------------------------------------------------------------------ */
 
+  set answered(value: boolean) {
+    this.#answered = value;
+    this.#host.residency.settled();
+  }
+
   /** Whether a page may leave: now, not while it is on its way, or not at all since it is not there. */
   mayEvict(page: number): 'now' | 'later' | 'gone' {
     const state = this.pages.state(page);
+    if (!this.#answered && this.pages.isResident(page)) return 'later';
     if (state === GUEST_PAGE.loading || state === GUEST_PAGE.evicting) return 'later';
     return this.pages.isResident(page) && this.writeProtect ? 'now' : 'gone';
   }
