@@ -9,11 +9,13 @@
 import { constants } from 'node:os';
 import { GuestError } from '../errors/guest-error.js';
 import { SystemError } from '../errors/system-error.js';
-import { UffdError } from '../errors/uffd-error.js';
 import type { Range, Uffd, UffdEvent } from '../kernel/index.js';
 import { pageSize } from '../kernel/range.js';
 import type { Counters } from './counters.js';
 import type { Observe, PageEvent, PagingEvent } from './events.js';
+import { eventually, turn } from './eventually.js';
+import { Evictor } from './evictor.js';
+import { GivenUp } from './given-up.js';
 import { type Load, Loader } from './loader.js';
 import { GUEST_PAGE, Pages } from './pages.js';
 import type { GuestMemoryKind } from './protocol.js';
@@ -22,7 +24,7 @@ import type { GuestSource } from './source.js';
 import { Spans } from './spans.js';
 import type { Policy } from './strategy.js';
 
-const { EAGAIN, EEXIST, ENOENT, ESRCH } = constants.errno;
+const { ESRCH } = constants.errno;
 const MESSAGE_BYTES = 32;
 const MESSAGES = 64;
 /** Reads in a row: a child with more threads than that many messages does not keep the pager from the others. */
@@ -77,6 +79,8 @@ export class GuestRegion {
   readonly #host: RegionHost;
   readonly #spans: Spans;
   readonly #loader: Loader;
+  readonly #evictor: Evictor;
+  readonly #givenUp: GivenUp;
   readonly #messages = new Uint8Array(MESSAGES * MESSAGE_BYTES);
   /** The kernel's own page of this memory: what COPY and madvise cannot divide. */
   readonly step: number;
@@ -87,10 +91,6 @@ export class GuestRegion {
   /** Pages that came while a batch of messages is gone through, which may hold more faults of theirs. */
   readonly #fresh = new Set<number>();
   #batch = false;
-  /** Of pages in state EVICTING: how often each part was given up. Once is the echo of our own DROP, which the child does part by part. */
-  readonly #echoes = new Map<number, Uint8Array>();
-  /** Of pages that are there, parts that the child gives up, and that perhaps have not gone yet. */
-  readonly #holes = new Map<number, Set<number>>();
   /** Whoever waits for pages on their way. */
   #settling: (() => void)[] = [];
   #over = false;
@@ -107,7 +107,9 @@ export class GuestRegion {
     this.#spans = new Spans(parts.address, parts.byteLength);
     this.#host = host;
     this.step = parts.memory === 'hugetlb' ? parts.pageSize : pageSize();
+    this.#givenUp = new GivenUp(this.pages, Math.max(1, parts.pageSize / this.step));
     this.#loader = new Loader(this, parts.uffd, parts.storeOffset, host);
+    this.#evictor = new Evictor(this, parts.uffd, host, this.#givenUp, (page) => this.#serveWanted(page));
     host.residency.add(this);
   }
 
@@ -246,8 +248,7 @@ export class GuestRegion {
         this.#removedPart(page, 0, this.pageSize);
         continue;
       }
-      this.pages.saved.delete(page);
-      this.#holes.delete(page);
+      this.#givenUp.forget(page);
       if (state === GUEST_PAGE.loading) continue;
       if (state !== GUEST_PAGE.absent) count += 1;
       const resident = this.pages.isResident(page);
@@ -259,21 +260,8 @@ export class GuestRegion {
     this.tell({ type: 'removed', page: Math.ceil(begin / this.pageSize), count });
   }
 
-  /** What has gone of a page that is there is found out when it is touched. */
   #removedPart(page: number, begin: number, end: number): void {
-    const first = Math.ceil(begin / this.step);
-    const last = Math.floor(end / this.step);
-    if (this.pages.state(page) === GUEST_PAGE.evicting) {
-      const echoes = this.#echoes.get(page) ?? new Uint8Array(this.pageSize / this.step);
-      for (let part = first; part < last; part++) echoes[part] = Math.min(2, (echoes[part] ?? 0) + 1);
-      this.#echoes.set(page, echoes);
-      return;
-    }
-    const resident = this.pages.isResident(page);
-    const holes = resident ? (this.#holes.get(page) ?? new Set()) : this.pages.saved.get(page)?.holes;
-    if (holes === undefined) return;
-    for (let part = first; part < last; part++) holes.add(part);
-    if (resident) this.#holes.set(page, holes);
+    this.#givenUp.add(page, Math.ceil(begin / this.step), Math.floor(end / this.step));
   }
 
   #fault(event: Extract<UffdEvent, { type: 'pagefault' }>, since: number): void {
@@ -335,7 +323,7 @@ export class GuestRegion {
       return;
     }
     const before = this.pages.state(page);
-    this.#markHoles(page);
+    this.#givenUp.mark(page);
     this.pages.set(page, GUEST_PAGE.loading);
     this.#loader.load({ ...load, before });
   }
@@ -388,25 +376,8 @@ export class GuestRegion {
   }
 
   #soon(call: () => void, failure: (cause: unknown) => Error = asError): void {
-    this.#eventually(call).catch((error) => this.#host.broken(failure(error)));
-  }
-
-  /** The kernel refuses to touch memory that is changing: each event that says so must have been read, and the change be over. */
-  async #eventually(call: () => void): Promise<void> {
     const deadline = performance.now() + this.#host.faultTimeoutMs;
-    for (;;) {
-      if (this.#over) return;
-      try {
-        call();
-        return;
-      } catch (error) {
-        const errno = error instanceof SystemError || error instanceof UffdError ? error.errno : undefined;
-        if (errno === ESRCH) this.vanished();
-        if (this.#over || errno === ENOENT || errno === EEXIST) return; // ended, unmapped, or there after all
-        if (errno !== EAGAIN || performance.now() > deadline) throw error;
-      }
-      await turn();
-    }
+    eventually(this, deadline, call).catch((error) => this.#host.broken(failure(error)));
   }
 
   /* --- loading ------------------------------------------------------------------------------------------------------- */
@@ -490,93 +461,18 @@ export class GuestRegion {
     return this.pages.isResident(page) && this.writeProtect ? 'now' : 'gone';
   }
 
-  /**
-   * Takes pages away. No write is lost: each page is protected first, then what was written is copied out, then it is dropped; a thread that
-   * writes in between waits for its page to be gone and faults again.
-   */
+  /** Takes pages away: each of them may leave `now`. */
   async evict(pages: readonly number[]): Promise<void> {
-    const runs = this.#runs(pages);
-    await Promise.all(runs.map((run) => this.#evictRun(run.first, run.count, run.range)));
+    await this.#evictor.evict(pages);
   }
 
-  async #evictRun(first: number, count: number, range: Range): Promise<void> {
-    const before = this.pages.states.slice(first, first + count);
-    for (let page = first; page < first + count; page++) this.pages.set(page, GUEST_PAGE.evicting);
-    try {
-      await this.#eventually(() => this.#uffd.writeProtect(range));
-      if (this.#over) return;
-      for (let i = 0; i < count; i++) {
-        if (before[i] !== GUEST_PAGE.present) this.#save(first + i, range.address + BigInt(i * this.pageSize));
-      }
-      await this.#host.drop(range.address, range.byteLength);
-    } catch (error) {
-      if (this.#over) return;
-      // They are still there. What nobody knows is `open`; a write fault is answered in either state.
-      for (let i = 0; i < count; i++) this.pages.set(first + i, before[i] ?? GUEST_PAGE.open);
-      this.#uffd.wake(range);
-      throw error;
-    }
-    for (let i = 0; i < count && !this.#over; i++) this.#evicted(first + i);
-    if (!this.#over) this.#uffd.wake(range); // whoever waited to write
-  }
-
-  /** Of what is missing by now the child has given up, the store has what it is. */
-  #save(page: number, address: bigint): void {
-    const bytes = new Uint8Array(this.pageSize);
-    const missing = this.#host.copyOut(address, bytes);
-    if (missing.size * pageSize() === this.pageSize) return;
-    this.pages.saved.set(page, { bytes, holes: missing });
-    this.#host.counters.saves += 1;
-  }
-
-  #evicted(page: number): void {
-    this.pages.set(page, GUEST_PAGE.evicted);
-    const saved = this.#isKept(page);
-    this.#host.counters.evictions += 1;
-    this.tell({ type: 'evicted', page, saved });
-    this.#host.residency.leave(this);
+  /** Somebody may have asked for the page while it was being taken away. */
+  #serveWanted(page: number): void {
     const wanted = this.#wanted.get(page);
     if (wanted === undefined || this.#over) return;
     this.#wanted.delete(page);
     this.#host.counters.faults += 1;
     this.#demand({ ...wanted });
-  }
-
-  /** Whether the pager has bytes of it. What the child gave up while the page was being taken away, it meant to lose. */
-  #isKept(page: number): boolean {
-    this.#markHoles(page);
-    const saved = this.pages.saved.get(page);
-    const echoes = this.#echoes.get(page);
-    this.#echoes.delete(page);
-    for (const [part, count] of (echoes ?? []).entries()) if (count > 1) saved?.holes.add(part);
-    if (saved?.holes.size === this.pageSize / this.step) this.pages.saved.delete(page);
-    return this.pages.saved.has(page);
-  }
-
-  /** What the child gave up of a page is the store's, not what the pager has kept. */
-  #markHoles(page: number): void {
-    const holes = this.#holes.get(page);
-    if (holes === undefined) return;
-    this.#holes.delete(page);
-    const saved = this.pages.saved.get(page);
-    for (const part of holes) saved?.holes.add(part);
-  }
-
-  /** Pages in runs that lie beside each other in the child, so that each run is one call. */
-  #runs(pages: readonly number[]): { first: number; count: number; range: Range }[] {
-    const runs: { first: number; count: number; range: Range }[] = [];
-    for (const page of [...pages].sort((a, b) => a - b)) {
-      const range = this.rangeOf(page);
-      const last = runs.at(-1);
-      if (range === undefined) continue;
-      if (last !== undefined && last.first + last.count === page && endOf(last.range) === range.address) {
-        last.count += 1;
-        last.range = { address: last.range.address, byteLength: last.range.byteLength + range.byteLength };
-      } else {
-        runs.push({ first: page, count: 1, range });
-      }
-    }
-    return runs;
   }
 
   /** Tells whoever listens. Callers that would build much for it look at `observe` first. */
@@ -586,15 +482,6 @@ export class GuestRegion {
   }
 }
 
-function endOf(range: Range): bigint {
-  return range.address + BigInt(range.byteLength);
-}
-
 function asError(error: unknown): Error {
   return error instanceof Error ? error : new Error(String(error));
-}
-
-/** One turn of the event loop. */
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }
