@@ -6,6 +6,8 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { Worker } from 'node:worker_threads';
 import { map } from 'pagefault';
 import { type PagedProcess, type PagingEvent, type SpawnPagedOptions, spawnPaged } from 'pagefault/guests';
@@ -325,6 +327,34 @@ test('wrong arguments are one sentence each', async () => {
     [spawnPaged('x', [], { store: good, stategy: 'eager' } as unknown as SpawnPagedOptions), /did you mean 'strategy'/],
   ];
   for (const [promise, message] of wrong) await assert.rejects(promise, { message });
+});
+
+test('64 children at once each get what is theirs', { timeout: 60_000 }, async () => {
+  const ran = await Promise.all(
+    Array.from({ length: 64 }, (_, i) => {
+      const strategy = (['on-demand', 'read-ahead', 'budget', 'eager'] as const)[i % 4] ?? 'eager';
+      return run(['churn', '2', '300', String(i)], { store: store(40), strategy, resident: 12 * PAGE });
+    }),
+  );
+  for (const { output } of ran) assert.equal(output, right(40));
+});
+
+test('a parent that starts children again and again does not grow', { timeout: 60_000 }, async () => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const rss = async (rounds: number): Promise<number> => {
+    for (let i = 0; i < rounds; i++) {
+      await run(['churn', '1', '400', String(i)], { store: store(100), strategy: 'budget', resident: 20 * PAGE });
+    }
+    for (let i = 0; i < 3; i++) {
+      collect();
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    return process.memoryUsage.rss();
+  };
+  const before = await rss(30);
+  const grown = (await rss(70)) - before;
+  assert.ok(grown < 8 * 2 ** 20, `${grown} bytes in 70 rounds, each of which kept up to 400 KiB for its child`);
 });
 
 test('the memory of the children is that of processes of their own', { timeout: 30_000 }, async () => {
