@@ -210,8 +210,8 @@ static bool is_blocking(int fd) {
   return flags >= 0 && (flags & O_NONBLOCK) == 0;
 }
 
-/* RWF_NOWAIT (6.10 for a userfaultfd) and not O_NONBLOCK: that belongs to all who share the open file, and the other may clear it. Before 6.10
- * a moment is left between the look and the read. */
+/* RWF_NOWAIT (6.10 for a userfaultfd) and not O_NONBLOCK: that belongs to all who share the open file, and the other may clear it. Before
+ * 6.10 a moment is left between the look and the read. */
 int64_t pf_uffd_read_now(int fd, void *into, size_t len) {
   struct iovec piece = {.iov_base = into, .iov_len = len};
   ssize_t got;
