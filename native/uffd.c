@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -124,8 +125,15 @@ int64_t pf_uffd_move(int fd, uint64_t to, uint64_t from, uint64_t len, uint64_t 
 
 /* --- the whole loop -------------------------------------------------------------------------------------------------------- */
 
-/* How long to yield while the kernel says EAGAIN without progress: an event is about to be read, or another thread changes the mapping. */
+/* How long to yield while the kernel says EAGAIN without progress and there is nothing to read: an event has just been read, or another
+ * thread changes the mapping. */
 #define PATIENCE_NS 1000000
+
+/* Something that the caller must read before anything else is of use: perhaps the event that stands in the way. */
+static bool has_message(int fd) {
+  struct pollfd one = {.fd = fd, .events = POLLIN};
+  return poll(&one, 1, 0) == 1 && (one.revents & POLLIN) != 0;
+}
 
 static uint64_t monotonic_ns(void) {
   struct timespec now;
@@ -184,8 +192,10 @@ int pf_uffd_resolve(const pf_uffd_job_t *job, pf_uffd_done_t *out) {
     } else if (moved == -EAGAIN) {
       uint64_t now = monotonic_ns();
       deadline = deadline == 0 ? now + PATIENCE_NS : deadline;
-      err = now < deadline ? 0 : -EAGAIN;
-      sched_yield();
+      err = now < deadline && !has_message(job->fd) ? 0 : -EAGAIN;
+      if (err == 0) {
+        sched_yield();
+      }
     } else {
       err = moved == 0 ? -EIO : (int)moved;
     }
