@@ -286,7 +286,7 @@ static void every_kind(pf_backend_t backend) {
     drop(&pager, memory + 2 * PAGE, 3 * PAGE, 77);
     EXPECT(soon(&pager.dropped, 1));
     EXPECT_EQ(pager.drop_status, 0);
-    EXPECT_EQ(pager.removes, 1);
+    EXPECT_EQ(pager.removes, 3); /* page by page: each is one event, whatever other threads do to the mapping meanwhile */
     EXPECT_EQ(wrong_byte(memory, 0, 2 * PAGE, 0), 2 * PAGE);
     EXPECT_EQ(wrong_byte(memory + 2 * PAGE, 2 * PAGE, 3 * PAGE, 1), 3 * PAGE);
     EXPECT_EQ(wrong_byte(memory + 5 * PAGE, 5 * PAGE, PAGE, 0), PAGE);
