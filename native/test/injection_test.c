@@ -242,9 +242,23 @@ static void play(stage_t *stage, uint64_t seed, int steps) {
   }
 }
 
+/* Pages that a pager brings ahead of any reader may be on their way still, on its thread: nobody has waited for them. */
+static void let_settle(pf_region_t *region) {
+  uint64_t deadline = pf_now_ns() + 10000 * MS;
+  for (uint64_t page = 0; page < PAGES && pf_now_ns() < deadline;) {
+    unsigned state = state_of(region, page);
+    if (state == PF_LOADING || state == PF_INSTALLING || state == PF_EVICTING) {
+      pf_sleep_until(pf_now_ns() + MS);
+    } else {
+      page++;
+    }
+  }
+}
+
 /* Afterwards, with every call working: all pages can be had and are right, and the numbers add up. */
 static void expect_sound(stage_t *stage) {
   pf_region_t *region = stage->region;
+  let_settle(region);
   uint64_t failed = 0, resident = 0, staged = 0;
   for (uint64_t page = 0; page < PAGES; page++) {
     unsigned state = state_of(region, page);
