@@ -3,6 +3,7 @@
  * shared object is linked with -z nodelete, because handlers of ours stay installed when the Worker that loaded it first has ended.
  */
 #include "binding.h"
+#include "uv.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -160,6 +161,22 @@ pf_region_t *pf_open_region(napi_env env, napi_value id) {
   }
   pf_throw(env, PF_E_CLOSED, 0, NULL, "segment closed");
   return NULL;
+}
+
+/* --- libuv ----------------------------------------------------------------------------------------------------------------- */
+
+int pf_uv_type(const char *name, int guess) {
+  const char *known = uv_handle_type_name(guess);
+  if (known != NULL && strcmp(known, name) == 0) {
+    return guess;
+  }
+  for (int type = 1; type < 32; type++) {
+    known = uv_handle_type_name(type);
+    if (known != NULL && strcmp(known, name) == 0) {
+      return type;
+    }
+  }
+  return guess;
 }
 
 /* --- probing ------------------------------------------------------------------------------------------------------------- */

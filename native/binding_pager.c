@@ -170,24 +170,9 @@ static void on_environment_end(napi_async_cleanup_hook_handle hook, void *data) 
 
 /* --- exports ---------------------------------------------------------------------------------------------------------------- */
 
-/* The number of a handle type, by its name: the enum is not part of libuv's ABI promise. */
-static int handle_type(const char *name, int guess) {
-  const char *known = uv_handle_type_name(guess);
-  if (known != NULL && strcmp(known, name) == 0) {
-    return guess;
-  }
-  for (int type = 1; type < 32; type++) {
-    known = uv_handle_type_name(type);
-    if (known != NULL && strcmp(known, name) == 0) {
-      return type;
-    }
-  }
-  return guess;
-}
-
 static bool watch(serving_t *serving, uv_loop_t *loop) {
-  serving->poll = calloc(1, uv_handle_size(handle_type("poll", UV_POLL_TYPE)));
-  serving->timer = calloc(1, uv_handle_size(handle_type("timer", UV_TIMER_TYPE)));
+  serving->poll = calloc(1, uv_handle_size(pf_uv_type("poll", UV_POLL_TYPE)));
+  serving->timer = calloc(1, uv_handle_size(pf_uv_type("timer", UV_TIMER_TYPE)));
   if (serving->poll == NULL || serving->timer == NULL || uv_poll_init(loop, serving->poll, serving->event_fd) != 0) {
     free(serving->poll);
     free(serving->timer);

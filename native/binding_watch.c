@@ -6,10 +6,10 @@
  */
 #include "binding.h"
 #include "os.h"
+#include "process.h"
 #include "uv.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -87,8 +87,7 @@ static watch_t *own_watch(napi_env env, napi_value value) {
 static bool look(watch_t *watch) {
   watch->found_at = pf_now_ns();
   if (watch->messages == NULL) {
-    struct pollfd one = {.fd = watch->fd, .events = POLLIN};
-    return poll(&one, 1, 0) == 1;
+    return pf_is_readable(watch->fd) != 0;
   }
   watch->got = (int)pf_uffd_read_now(watch->fd, watch->messages, watch->room);
   return watch->got != -EAGAIN;
@@ -236,24 +235,9 @@ static void on_environment_end(napi_async_cleanup_hook_handle hook, void *data) 
 
 /* --- exports --------------------------------------------------------------------------------------------------------------- */
 
-static bool is_poll_type(int type) {
-  const char *name = uv_handle_type_name(type);
-  return name != NULL && strcmp(name, "poll") == 0;
-}
-
-/* The number of the type "poll": the enum is not part of libuv's ABI promise, its names are. */
-static int poll_type(void) {
-  for (int type = 1; type < 32 && !is_poll_type(UV_POLL_TYPE); type++) {
-    if (is_poll_type(type)) {
-      return type;
-    }
-  }
-  return UV_POLL_TYPE;
-}
-
 /* 0, or -errno as libuv gives it, with nothing left behind. */
 static int begin(watch_t *watch, uv_loop_t *loop) {
-  watch->poll = calloc(1, uv_handle_size(poll_type()));
+  watch->poll = calloc(1, uv_handle_size(pf_uv_type("poll", UV_POLL_TYPE)));
   if (watch->poll == NULL) {
     return -ENOMEM;
   }

@@ -4,6 +4,7 @@
  * progress is -errno. The kernel writes -errno into the count from 6.15 on and left it alone in some paths before, so it is preset to 0.
  */
 #include "os.h"
+#include "sync.h"
 #include "uapi.h"
 
 #include <errno.h>
@@ -11,7 +12,6 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 /* --- opening ------------------------------------------------------------------------------------------------------------- */
@@ -135,12 +135,6 @@ static bool has_message(int fd) {
   return poll(&one, 1, 0) == 1 && (one.revents & POLLIN) != 0;
 }
 
-static uint64_t monotonic_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 static int64_t attempt(const pf_uffd_job_t *job, uint64_t at) {
   uint64_t to = job->to + at, len = job->len - at;
   switch (job->what) {
@@ -190,7 +184,7 @@ int pf_uffd_resolve(const pf_uffd_job_t *job, pf_uffd_done_t *out) {
       present_from = at;
       deadline = 0;
     } else if (moved == -EAGAIN) {
-      uint64_t now = monotonic_ns();
+      uint64_t now = pf_now_ns();
       deadline = deadline == 0 ? now + PATIENCE_NS : deadline;
       err = now < deadline && !has_message(job->fd) ? 0 : -EAGAIN;
       if (err == 0) {

@@ -25,4 +25,7 @@ extern void uv_ref(uv_handle_t *handle);
 extern void uv_unref(uv_handle_t *handle);
 extern void uv_close(uv_handle_t *handle, void (*callback)(uv_handle_t *handle));
 
+/* The number of a handle type, by its name: the enum is not part of libuv's ABI promise. binding.c */
+int pf_uv_type(const char *name, int guess);
+
 #endif

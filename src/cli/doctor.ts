@@ -1,5 +1,7 @@
 /** `pagefault doctor`: what this kernel, process and runtime allow, and how to get what they do not. Main thread. */
+
 import { constants } from 'node:buffer';
+import { reasonOf } from '../errors/reason.js';
 import { probe } from '../native/load.js';
 import { formatBytes, formatCount, type Style, type Terminal } from '../observe/index.js';
 import { chooseBackend } from '../segment/backend.js';
@@ -29,7 +31,7 @@ function examine(): Report {
   try {
     return { runtime, diagnosis: diagnose(probe()) };
   } catch (error) {
-    return { runtime, code: codeOf(error), message: error instanceof Error ? error.message : String(error) };
+    return { runtime, code: codeOf(error), message: reasonOf(error) };
   }
 }
 
@@ -83,7 +85,7 @@ function verdict(): string {
     const { backend, reason } = chooseBackend('auto', probe());
     return `pagefault works here. Backend 'auto' is ${backend}: ${reason}.`;
   } catch (error) {
-    return `pagefault cannot work here: ${error instanceof Error ? error.message : String(error)}`;
+    return `pagefault cannot work here: ${reasonOf(error)}`;
   }
 }
 

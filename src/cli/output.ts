@@ -2,6 +2,7 @@
  * Where a command writes: its result to stdout, everything else to stderr; with `--json` one document on stdout, also for
  * an error. Main thread.
  */
+import { reasonOf } from '../errors/reason.js';
 import { type Terminal, terminalOf } from '../observe/index.js';
 import { CliError, codeOf, type ExitCode, exitCodeOf } from './exit.js';
 import { Progress } from './progress.js';
@@ -49,25 +50,21 @@ export class Output {
 }
 
 function describe(error: unknown): ErrorDocument {
-  const document: ErrorDocument = { code: codeOf(error), message: messageOf(error) };
+  const document: ErrorDocument = { code: codeOf(error), message: reasonOf(error) };
   if (error instanceof CliError && error.hint !== undefined) document.hint = error.hint;
   if (error instanceof Error && error.cause !== undefined) document.cause = describe(error.cause);
   return document;
 }
 
 function sentences(error: unknown, terminal: Terminal): string[] {
-  const lines = [`${terminal.paint('red', 'pagefault:')} ${messageOf(error)}`];
+  const lines = [`${terminal.paint('red', 'pagefault:')} ${reasonOf(error)}`];
   let cause = error instanceof Error ? error.cause : undefined;
   while (cause !== undefined) {
-    const message = messageOf(cause);
+    const message = reasonOf(cause);
     if (!lines.at(-1)?.includes(message)) lines.push(`  because: ${message}`);
     cause = cause instanceof Error ? cause.cause : undefined;
   }
   if (error instanceof CliError && error.hint !== undefined) lines.push(`  ${error.hint}`);
   if (process.env['NODE_DEBUG']?.includes('pagefault') && error instanceof Error) lines.push(error.stack ?? '');
   return lines;
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

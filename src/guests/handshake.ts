@@ -2,6 +2,7 @@
 
 import { close } from 'node:fs';
 import { GuestError } from '../errors/guest-error.js';
+import { reasonOf } from '../errors/reason.js';
 import { hugePageSizes } from '../kernel/huge-pages.js';
 import { Uffd } from '../kernel/index.js';
 import { pageSize as systemPageSize } from '../kernel/range.js';
@@ -50,7 +51,7 @@ export function admit(message: RegionMessage, fd: number, admitting: Admitting):
     uffd = Uffd.fromFd(fd);
   } catch (error) {
     closeLater(fd);
-    return refuse(ERRNO.EBADF, error instanceof Error ? error.message : String(error), error);
+    return refuse(ERRNO.EBADF, reasonOf(error), error);
   }
   if (!uffd.nonBlocking) {
     uffd.close();

@@ -9,6 +9,7 @@
  */
 
 import { GuestError } from '../errors/guest-error.js';
+import { reasonOf } from '../errors/reason.js';
 import { UffdError } from '../errors/uffd-error.js';
 import type { Range, Resolution, Uffd } from '../kernel/index.js';
 import { pageSize } from '../kernel/range.js';
@@ -298,7 +299,7 @@ export class Loader {
     }
     const { page } = load;
     const range = this.#region.rangeOf(page);
-    const reason = cause instanceof Error ? cause.message : String(cause);
+    const reason = reasonOf(cause);
     const where = `page ${page} of region ${this.#region.index} of process ${this.#host.pid}`;
     const error = new GuestError('ERR_PAGEFAULT_GUEST_GONE', `${where} cannot be had: ${reason}`, {
       cause,

@@ -9,7 +9,9 @@ import { close, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { isMainThread } from 'node:worker_threads';
 import { GuestError } from '../errors/guest-error.js';
+import { asError } from '../errors/reason.js';
 import { SystemError } from '../errors/system-error.js';
+import { describeEnd } from '../kernel/child-status.js';
 import type { ChildStatus, PidFd, Uffd, UffdEvent, UnixSocket, Watch } from '../kernel/index.js';
 import { ChildMemory } from './child-memory.js';
 import { Counters, type GuestStats, readCounters } from './counters.js';
@@ -471,7 +473,7 @@ export class PagedProcess extends EventEmitter {
     this.#closeSocket();
     this.#parts.pidfd.close();
     this.#announce(status);
-    this.#notReady(this.#wrong(`${describe(status)} before it handed over any memory`));
+    this.#notReady(this.#wrong(`${describeEnd(status)} before it handed over any memory`));
     const closed = this.#parts.source.close().catch(() => {}); // nobody reads from it any more
     Promise.all([closed, this.#reaped]).then(() => this.#ended(status));
   }
@@ -486,11 +488,3 @@ export class PagedProcess extends EventEmitter {
 
 /** SIGCHLD, which tells of stops, is told to the main thread only; an end is told anywhere. */
 const watchByPidfd: WatchStatus = (pidfd, changed) => (isMainThread ? pidfd.onChange(changed) : pidfd.onExit(changed));
-
-function describe(status: ChildStatus): string {
-  return status.state === 'killed' ? `was killed by ${status.signal}` : `ended (${JSON.stringify(status)})`;
-}
-
-function asError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(String(error));
-}

@@ -8,6 +8,7 @@
 
 import { constants } from 'node:os';
 import { GuestError } from '../errors/guest-error.js';
+import { asError } from '../errors/reason.js';
 import { SystemError } from '../errors/system-error.js';
 import type { Range, Uffd, UffdEvent } from '../kernel/index.js';
 import { pageSize } from '../kernel/range.js';
@@ -480,8 +481,4 @@ export class GuestRegion {
     const { observe, pid } = this.#host;
     observe?.({ ...event, pid, region: this.index } as PagingEvent);
   }
-}
-
-function asError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(String(error));
 }

@@ -50,11 +50,6 @@ export class Residency {
     this.#regions = [...this.#regions.filter(({ over }) => !over), region];
   }
 
-  /** Bytes that have their place: of pages that are there, or on their way. */
-  get bytes(): number {
-    return this.#bytes;
-  }
-
   /** Bytes. Infinity: no limit, and no order is kept: the pages that are there when a limit is set leave in the order of their numbers. */
   set limit(bytes: number) {
     const wasBounded = this.#isBounded;

@@ -39,6 +39,12 @@ export function signalNumber(who: string, signal: unknown, least: 0 | 1): number
   throw outOfRange(`${who}: a signal must be an integer from ${least} to ${SIGNALS_MAX}, not ${shown(signal)}`);
 }
 
+/** How a process ended, to follow its name in a sentence. */
+export function describeEnd(status: ChildStatus): string {
+  if (status.state === 'exited') return `exited with code ${status.code}`;
+  return status.state === 'killed' ? `was killed by ${status.signal}` : 'has ended, and how cannot be told';
+}
+
 /** The status that `si_code` and `si_status` of a SIGCHLD tell; undefined for a trap of a debugger. */
 export function childStatus(code: number, status: number): ChildStatus | undefined {
   switch (code) {

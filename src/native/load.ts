@@ -7,6 +7,7 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { errnoNames } from '../errors/from-native.js';
+import { reasonOf } from '../errors/reason.js';
 import { UnsupportedError } from '../errors/unsupported-error.js';
 import type { NativeBinding, NativeProbe } from './binding.js';
 
@@ -56,7 +57,7 @@ function load(): NativeBinding | UnsupportedError {
   try {
     return createRequire(import.meta.url)(place) as NativeBinding;
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = reasonOf(error);
     return new UnsupportedError(`pagefault's binary cannot be loaded: ${reason}`, error);
   }
 }
@@ -81,7 +82,7 @@ export function unsupportedReason(): string | undefined {
     if (userfaultfdErrno === 0 || mprotectErrno === 0) return undefined;
     return `neither backend works here: userfaultfd is refused (${errnoNames(userfaultfdErrno).code}) and so is mprotect on a memfd (${errnoNames(mprotectErrno).code}).`;
   } catch (error) {
-    return error instanceof Error ? error.message : String(error);
+    return reasonOf(error);
   }
 }
 

@@ -10,6 +10,7 @@
 
 import { serializeCause } from '../errors/cause.js';
 import type { PageErrorCode } from '../errors/codes.js';
+import { reasonOf } from '../errors/reason.js';
 import type { NativeBinding } from '../native/binding.js';
 import type { PageStore } from '../stores/contract.js';
 import { accept, isThenable, Refused } from './answer.js';
@@ -19,10 +20,6 @@ import { Deadlines, isPermanent, pauseBeforeRetry } from './retry.js';
 
 /** What `dispatch` returns when the answer comes later. */
 const LATER = -2;
-
-function message(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
-}
 
 export class PagerServer {
   readonly #native: NativeBinding;
@@ -43,7 +40,7 @@ export class PagerServer {
       try {
         return this.#dispatch(slot, store, offset, length, access, timeoutMs);
       } catch (error) {
-        this.#native.pagerFail(this.#pager, slot, 'ERR_PAGEFAULT_STORE', message(error), serializeCause(error), false);
+        this.#native.pagerFail(this.#pager, slot, 'ERR_PAGEFAULT_STORE', reasonOf(error), serializeCause(error), false);
         return LATER;
       }
     });
@@ -192,11 +189,11 @@ export class PagerServer {
     if (error instanceof Refused) {
       this.#fail(read, error.code, error.message, undefined);
     } else if ((error as { code?: unknown } | null | undefined)?.code === 'ERR_PAGEFAULT_DEADLOCK') {
-      this.#fail(read, 'ERR_PAGEFAULT_DEADLOCK', message(error), error);
+      this.#fail(read, 'ERR_PAGEFAULT_DEADLOCK', reasonOf(error), error);
     } else {
       const remaining = read.deadline - performance.now();
       const pause = isPermanent(error) ? undefined : pauseBeforeRetry(read.failed, remaining, read.timeoutMs);
-      if (pause === undefined) this.#fail(read, 'ERR_PAGEFAULT_STORE', `the store failed: ${message(error)}`, error);
+      if (pause === undefined) this.#fail(read, 'ERR_PAGEFAULT_STORE', `the store failed: ${reasonOf(error)}`, error);
       else setTimeout(() => this.#again(read), pause);
     }
     this.#release(read);
@@ -215,7 +212,7 @@ export class PagerServer {
 
   #timeOut(read: Read): void {
     const tries =
-      read.failed === 0 ? '' : `; ${read.failed} tries failed before, the last with: ${message(read.lastError)}`;
+      read.failed === 0 ? '' : `; ${read.failed} tries failed before, the last with: ${reasonOf(read.lastError)}`;
     const sentence = `the store did not answer within ${Math.round(read.timeoutMs)} ms${tries}`;
     this.#fail(read, 'ERR_PAGEFAULT_TIMEOUT', sentence, read.lastError);
   }

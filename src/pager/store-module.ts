@@ -2,15 +2,12 @@
 
 import { fileURLToPath } from 'node:url';
 import { shown } from '../errors/argument.js';
+import { reasonOf } from '../errors/reason.js';
 import { StoreError, type StoreErrorCode } from '../errors/store-error.js';
 import type { PageStore } from '../stores/contract.js';
 
 function refuse(code: StoreErrorCode, message: string, cause?: unknown): never {
   throw new StoreError(code, message, { cause });
-}
-
-function reason(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 async function importStore(moduleUrl: string, who: string): Promise<(options: unknown) => unknown> {
@@ -22,7 +19,7 @@ async function importStore(moduleUrl: string, who: string): Promise<(options: un
     if (code === 'ERR_MODULE_NOT_FOUND' && url === moduleUrl) {
       refuse('ERR_PAGEFAULT_STORE_MODULE', `${who} does not exist`, error);
     }
-    refuse('ERR_PAGEFAULT_STORE_MODULE', `${who} cannot be imported: ${reason(error)}`, error);
+    refuse('ERR_PAGEFAULT_STORE_MODULE', `${who} cannot be imported: ${reasonOf(error)}`, error);
   }
   if (!('default' in module)) {
     refuse(
@@ -70,7 +67,7 @@ export async function openStore(moduleUrl: string, options: unknown): Promise<Pa
   try {
     store = await open(options);
   } catch (error) {
-    refuse('ERR_PAGEFAULT_STORE_OPEN', `${who} could not open its store: ${reason(error)}`, error);
+    refuse('ERR_PAGEFAULT_STORE_OPEN', `${who} could not open its store: ${reasonOf(error)}`, error);
   }
   try {
     checkStore(store, who);
@@ -80,6 +77,6 @@ export async function openStore(moduleUrl: string, options: unknown): Promise<Pa
     // The first error is the one to tell.
     if (typeof close === 'function') await (async () => close.call(store))().catch(() => {});
     if (error instanceof StoreError) throw error;
-    refuse('ERR_PAGEFAULT_STORE_INVALID', `the store of ${who} cannot be looked at: ${reason(error)}`, error);
+    refuse('ERR_PAGEFAULT_STORE_INVALID', `the store of ${who} cannot be looked at: ${reasonOf(error)}`, error);
   }
 }

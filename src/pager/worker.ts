@@ -6,6 +6,7 @@
 import { stat } from 'node:fs/promises';
 import { parentPort } from 'node:worker_threads';
 import { serializeCause } from '../errors/cause.js';
+import { reasonOf } from '../errors/reason.js';
 import { StoreError } from '../errors/store-error.js';
 import { native } from '../native/load.js';
 import type { FromWorker, ToWorker } from './protocol.js';
@@ -20,7 +21,7 @@ function post(message: FromWorker): void {
 }
 
 function refuse(request: number, error: unknown, code: StoreError['code']): void {
-  const sentence = error instanceof Error ? error.message : String(error);
+  const sentence = reasonOf(error);
   const ours = error instanceof StoreError;
   const cause = serializeCause(ours ? error.cause : error);
   post({ type: 'refused', request, code: ours ? error.code : code, message: sentence, cause });

@@ -3,6 +3,7 @@
  * that of a shared WebAssembly.Memory, which the core pages in place. Any thread.
  */
 
+import { reasonOf } from '../errors/reason.js';
 import { SystemError } from '../errors/system-error.js';
 
 interface WasmMemory {
@@ -28,7 +29,7 @@ export function wasmBuffer(byteLength: number, pageSize: number): SharedArrayBuf
     kept.add(memory);
     return memory.buffer;
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = reasonOf(error);
     const sentence = `there is no address space for a shared buffer of ${byteLength} bytes: ${reason}`;
     throw new SystemError('ERR_PAGEFAULT_NO_MEMORY', sentence, { cause: error });
   }

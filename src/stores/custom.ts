@@ -3,6 +3,7 @@
 import { isAbsolute } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { shown, wrongType } from '../errors/argument.js';
+import { reasonOf } from '../errors/reason.js';
 import type { CustomRef } from './ref.js';
 
 const HOW = "write the store as a module of its own and pass custom(new URL('./store.js', import.meta.url), options)";
@@ -40,7 +41,7 @@ export function custom(moduleUrl: string | URL, options?: unknown): CustomRef {
   try {
     copy = structuredClone(options);
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = reasonOf(error);
     const refused = wrongType(
       `custom(): the options must survive structured cloning, to travel to the Worker: ${reason}`,
     );

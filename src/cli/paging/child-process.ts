@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import type { Observe } from '../../guests/events.js';
 import type { PagedProcess, WatchStatus } from '../../guests/process.js';
 import { spawnPaged } from '../../guests/spawn.js';
+import { describeEnd } from '../../kernel/child-status.js';
 import type { ChildStatus } from '../../kernel/index.js';
 import { CliError, EXIT, exitCodeOfCode } from '../exit.js';
 import { DirtyPages } from './dirty.js';
@@ -95,13 +96,7 @@ export class Child {
 
   #failure(status: ChildStatus): CliError | undefined {
     if (status.state === 'exited' && status.code === 0) return undefined;
-    const how =
-      status.state === 'exited'
-        ? `exited with code ${status.code}`
-        : status.state === 'killed'
-          ? `was killed by ${status.signal}`
-          : 'has ended, and how cannot be told';
-    return new CliError(EXIT.failure, 'ERR_PAGEFAULT_CHILD', `child ${this.pager.pid} ${how}`);
+    return new CliError(EXIT.failure, 'ERR_PAGEFAULT_CHILD', `child ${this.pager.pid} ${describeEnd(status)}`);
   }
 }
 

@@ -2,7 +2,9 @@
  * The child of `pagefault paging`, a program of its own: maps its pages, hands their userfaultfd to its parent, reads. The orders come over
  * stdin, and only after the parent has said that the child is started, so that the lines are in order.
  */
+
 import { readFileSync } from 'node:fs';
+import { reasonOf } from '../../errors/reason.js';
 import { pagedMemory } from '../../guests/paged-memory.js';
 import { codeOf } from '../exit.js';
 import { Explainer } from './explain.js';
@@ -54,7 +56,7 @@ async function main(): Promise<number> {
 main().then(
   (code) => process.exit(code),
   (error: unknown) => {
-    report(codeOf(error), error instanceof Error ? error.message : String(error));
+    report(codeOf(error), reasonOf(error));
     process.exit(1);
   },
 );

@@ -4,6 +4,7 @@
  * touches that memory.
  */
 
+import { asError } from '../../errors/reason.js';
 import { UnsupportedError } from '../../errors/unsupported-error.js';
 import { Counters, type GuestStats, readCounters } from '../../guests/counters.js';
 import type { Observe } from '../../guests/events.js';
@@ -197,7 +198,7 @@ class LocalPager implements Pager {
   }
 
   #broken(error: unknown): void {
-    this.trouble ??= error instanceof Error ? error : new Error(String(error));
+    this.trouble ??= asError(error);
   }
 }
 

@@ -1,6 +1,7 @@
 /** A run of `pagefault paging` from the first line to the last. Main thread. */
 
 import { setMaxListeners } from 'node:events';
+import { reasonOf } from '../../errors/reason.js';
 import type { Strategy } from '../../guests/strategy.js';
 import { checkHugePages } from '../../kernel/huge-pages.js';
 import { systemPageSize } from '../../native/load.js';
@@ -173,15 +174,11 @@ class Run {
     const { json, quiet } = this.#plan;
     const summary = summaryOf(this.#plan, this.#switching.current, this.#all, elapsedMs);
     if (json) {
-      const failed = error === undefined ? {} : { error: { code: codeOf(error), message: messageOf(error) } };
+      const failed = error === undefined ? {} : { error: { code: codeOf(error), message: reasonOf(error) } };
       this.#speaker.write(JSON.stringify({ ...summary, ...failed }));
       return error === undefined ? EXIT.ok : exitCodeOf(error);
     }
     if (quiet || this.#live !== undefined) this.#speaker.write(sentenceOf(summary));
     return error === undefined ? EXIT.ok : this.#output.error(error);
   }
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
