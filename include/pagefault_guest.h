@@ -140,7 +140,7 @@ typedef struct pagefault_guest {
   pthread_mutex_t lock; /* all below, except where it says otherwise */
   pthread_cond_t changed;
   pthread_t reader, dropper;
-  pid_t pid;    /* who connected; never changes. 0: nobody */
+  pid_t pid;    /* who connected; atomic: changed once, by disconnect. 0: nobody */
   int fd;       /* the connection; never changes until disconnect */
   int gone;     /* end of file, or something that is not of the protocol */
   int stopping; /* disconnect */
@@ -801,10 +801,11 @@ static inline size_t pagefault_guest_page_size(const pagefault_guest *g) {
 }
 
 static inline int pfg_check_connected(const pagefault_guest *g) {
-  if (g->pid == 0) {
+  pid_t pid = __atomic_load_n(&g->pid, __ATOMIC_RELAXED); /* another thread may disconnect */
+  if (pid == 0) {
     return -ENOTCONN;
   }
-  return g->pid == getpid() ? 0 : -ECHILD;
+  return pid == getpid() ? 0 : -ECHILD;
 }
 
 /* --- handing over memory -------------------------------------------------------------------------------------------------------- */
@@ -1184,11 +1185,13 @@ static inline int pagefault_guest_disconnect(pagefault_guest *g) {
     return err;
   }
   pthread_mutex_lock(&g->lock);
-  for (int i = 0; i < PAGEFAULT_GUEST_REGIONS_MAX; i++) {
-    if (g->regions[i].state != PFG_FREE) {
-      pthread_mutex_unlock(&g->lock);
-      return -EBUSY;
-    }
+  err = g->stopping ? -ENOTCONN : 0; /* by another thread, at the same time */
+  for (int i = 0; err == 0 && i < PAGEFAULT_GUEST_REGIONS_MAX; i++) {
+    err = g->regions[i].state != PFG_FREE ? -EBUSY : 0;
+  }
+  if (err != 0) {
+    pthread_mutex_unlock(&g->lock);
+    return err;
   }
   g->stopping = 1;
   g->gone = 1; /* no new regions */
@@ -1200,7 +1203,7 @@ static inline int pagefault_guest_disconnect(pagefault_guest *g) {
   pfg_connected = NULL;
   close(g->fd);
   g->fd = -1;
-  g->pid = 0;
+  __atomic_store_n(&g->pid, 0, __ATOMIC_RELAXED);
   return 0;
 }
 

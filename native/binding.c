@@ -125,6 +125,13 @@ napi_value pf_throw(napi_env env, pf_code_t code, int err, const char *syscall, 
   return NULL;
 }
 
+napi_value pf_throw_code(napi_env env, const char *code, const char *message) {
+  napi_value error = NULL;
+  napi_create_error(env, pf_from_text(env, code), pf_from_text(env, message), &error);
+  napi_throw(env, error);
+  return NULL;
+}
+
 napi_value pf_failure_object(napi_env env, const pf_failure_t *failure) {
   napi_value object = NULL;
   napi_create_object(env, &object);
@@ -137,18 +144,13 @@ napi_value pf_failure_object(napi_env env, const pf_failure_t *failure) {
   return object;
 }
 
-napi_value pf_throw_failure(napi_env env, const pf_failure_t *failure) {
-  napi_value error = make_error(env, failure->why.code, failure->why.err, failure->message);
-  pf_set(env, error, "failure", pf_failure_object(env, failure));
+napi_value pf_throw_page(napi_env env, const pf_region_t *region, uint64_t page, pf_why_t why) {
+  pf_failure_t failure;
+  MASKED(pf_failure_of(region, page, why, &failure));
+  napi_value error = make_error(env, failure.why.code, failure.why.err, failure.message);
+  pf_set(env, error, "failure", pf_failure_object(env, &failure));
   napi_throw(env, error);
   return NULL;
-}
-
-void pf_failure_of(pf_region_t *region, uint64_t page, pf_why_t why, pf_failure_t *out) {
-  uint64_t id = atomic_load(&region->id);
-  if (!pf_failure_find(id, page << region->page_shift, out) || out->why.code != why.code) {
-    pf_failure_describe(region, page, why, out);
-  }
 }
 
 pf_region_t *pf_open_region(napi_env env, napi_value id) {
@@ -220,12 +222,26 @@ static int probe_mprotect(void) {
   return -err;
 }
 
+/* How backend signal would see writes. */
+static pf_track_t tracking_of(int offer) {
+  return offer == PF_OWN_ASYNC ? PF_TRACK_ASYNC : offer == PF_OWN_SYNC ? PF_TRACK_FAULT : PF_TRACK_NONE;
+}
+
+static const char *offered_shared(void) {
+  unsigned offer = pf_own_uffd_offers_shared();
+  return offer & PF_OWN_PROTECT ? "write" : offer & PF_OWN_MINOR ? "read" : "none";
+}
+
 static napi_value probe(napi_env env, napi_callback_info info) {
   (void)info;
   pf_uffd_probe_t uffd;
   struct utsname name;
   napi_value out = NULL, features = NULL, vectored = NULL, shared = NULL;
   pf_uffd_probe(&uffd);
+  int offer = pf_own_uffd_offers();
+  if (pf_os_is_exhausted(offer) && uffd.user_mode_errno == 0) {
+    uffd.user_mode_errno = -offer;
+  }
   uname(&name);
   napi_create_object(env, &out);
   napi_create_bigint_uint64(env, uffd.features, &features);
@@ -240,12 +256,32 @@ static napi_value probe(napi_env env, napi_callback_info info) {
   pf_set(env, out, "kernelFaultsErrno", pf_from_number(env, uffd.kernel_mode_errno));
   pf_set(env, out, "deviceErrno", pf_from_number(env, uffd.device_errno));
   pf_set(env, out, "features", features);
+  bool by_device;
+  pf_set(env, out, "engineErrno", pf_from_number(env, uffd.user_mode_errno == 0 ? 0 : pf_own_uffd_may(false, &by_device)));
+  pf_set(env, out, "servedErrno", pf_from_number(env, pf_own_uffd_may(true, &by_device)));
+  napi_value device = NULL;
+  napi_get_boolean(env, by_device, &device);
+  pf_set(env, out, "servedByDevice", device);
   pf_set(env, out, "maxMapCount", pf_from_number(env, mappings < 0 ? 0 : mappings));
   pf_set(env, out, "seccomp", pf_from_number(env, seccomp < 0 ? 0 : seccomp));
   pf_set(env, out, "vectoredMadvise", vectored);
   pf_set(env, out, "externalSharedArrayBuffer", shared);
   pf_set(env, out, "mprotectErrno", pf_from_number(env, probe_mprotect()));
+  pf_set(env, out, "writeTracking", pf_from_text(env, pf_tracking_name(tracking_of(offer))));
+  pf_set(env, out, "sharedPages", pf_from_text(env, offered_shared()));
   return out;
+}
+
+static napi_value lend_device(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  pf_args(env, info, 1, args);
+  return pf_from_number(env, -pf_own_uffd_lend((int)pf_number(env, args[0])));
+}
+
+static napi_value take_device(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  pf_args(env, info, 1, args);
+  return pf_from_number(env, -pf_own_uffd_take((int)pf_number(env, args[0])));
 }
 
 static napi_value system_page_size(napi_env env, napi_callback_info info) {
@@ -255,6 +291,19 @@ static napi_value system_page_size(napi_env env, napi_callback_info info) {
 
 /* --- budgets ------------------------------------------------------------------------------------------------------------- */
 
+/* What the creator holds. False: it is released already. */
+static bool release_budget(uint64_t id) {
+  pf_budget_t *budget = pf_budget_by_id(id);
+  if (budget != NULL) {
+    pf_budget_drop(budget); /* ours, from looking it up */
+    pf_budget_drop(budget); /* the creator's */
+  }
+  return budget != NULL;
+}
+
+/* The thread that made it ends: JavaScript's finalizers do not run then. */
+static void budget_owner_ends(void *id) { release_budget((uint64_t)(uintptr_t)id); }
+
 static napi_value budget_create(napi_env env, napi_callback_info info) {
   napi_value args[1];
   pf_budget_t *budget;
@@ -263,16 +312,16 @@ static napi_value budget_create(napi_env env, napi_callback_info info) {
   if (err != 0) {
     return pf_throw(env, PF_E_SYSTEM, -err, "mmap", "no room for the queue of a budget");
   }
+  napi_add_env_cleanup_hook(env, budget_owner_ends, (void *)(uintptr_t)pf_budget_id(budget));
   return pf_from_number(env, (double)pf_budget_id(budget));
 }
 
 static napi_value budget_release(napi_env env, napi_callback_info info) {
   napi_value args[1];
   pf_args(env, info, 1, args);
-  pf_budget_t *budget = pf_budget_by_id(pf_number(env, args[0]));
-  if (budget != NULL) {
-    pf_budget_drop(budget); /* ours, from looking it up */
-    pf_budget_drop(budget); /* the creator's */
+  uint64_t id = (uint64_t)pf_number(env, args[0]);
+  if (release_budget(id)) {
+    napi_remove_env_cleanup_hook(env, budget_owner_ends, (void *)(uintptr_t)id);
   }
   return NULL;
 }
@@ -323,10 +372,31 @@ static napi_value exiting(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
-static napi_value check_handlers(napi_env env, napi_callback_info info) {
+static napi_value core(napi_env env, napi_callback_info info) {
+  static const char own;
+  napi_value address = NULL;
   (void)info;
-  pf_signal_check();
+  napi_create_bigint_uint64(env, (uint64_t)(uintptr_t)&own, &address);
+  return address;
+}
+
+static napi_value check_handlers(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  pf_args(env, info, 1, args);
+  if (pf_boolean(env, args[0])) {
+    pf_signal_check();
+  }
   return pf_from_number(env, (double)pf_signal_reinstalls());
+}
+
+static napi_value forwarded_signals(napi_env env, napi_callback_info info) {
+  (void)info;
+  return pf_from_number(env, (double)pf_signal_forwarded());
+}
+
+static napi_value poll_interval(napi_env env, napi_callback_info info) {
+  (void)info;
+  return pf_from_number(env, (double)pf_guard_interval_now() / 1e6);
 }
 
 static napi_value overhead_bytes(napi_env env, napi_callback_info info) {
@@ -342,13 +412,17 @@ static napi_value census(napi_env env, napi_callback_info info) {
   pf_set(env, out, "regions", pf_from_number(env, pf_region_count()));
   pf_set(env, out, "buffers", pf_from_number(env, pf_scratch_count()));
   pf_set(env, out, "descriptors", pf_from_number(env, pf_os_descriptors() + pf_pager_descriptors()));
+  pf_set(env, out, "budgets", pf_from_number(env, pf_budget_count()));
   pf_set(env, out, "threads", pf_from_number(env, pf_loader_threads()));
   return out;
 }
 
 static const pf_export_t own_exports[] = {
     {"probe", probe},
+    {"lendDevice", lend_device},
+    {"takeDevice", take_device},
     {"systemPageSize", system_page_size},
+    {"core", core},
     {"budgetCreate", budget_create},
     {"budgetRelease", budget_release},
     {"budgetStats", budget_stats},
@@ -356,16 +430,22 @@ static const pf_export_t own_exports[] = {
     {"attemptEnd", attempt_end},
     {"exiting", exiting},
     {"checkHandlers", check_handlers},
+    {"forwardedSignals", forwarded_signals},
+    {"pollInterval", poll_interval},
     {"overheadBytes", overhead_bytes},
     {"census", census},
     {NULL, NULL},
 };
 
 NAPI_MODULE_INIT() {
+  pf_exit_tell(pf_report_unflushed);
   const pf_export_t *families[] = {
-      own_exports,     pf_region_exports,  pf_load_exports,    pf_pager_exports, pf_uffd_exports,
-      pf_mapping_exports, pf_process_exports, pf_watch_exports, pf_guest_exports,
+      own_exports,      pf_region_exports,  pf_load_exports,    pf_touched_exports, pf_write_exports, pf_pager_exports,  pf_uffd_exports,
+      pf_mapping_exports, pf_process_exports, pf_watch_exports, pf_guest_exports, pf_peer_exports, pf_memory_exports,
+      pf_shared_exports, pf_event_exports,
+      pf_hold_exports,
   };
+  pf_events_begin(env);
   for (size_t family = 0; family < sizeof families / sizeof *families; family++) {
     for (const pf_export_t *entry = families[family]; entry->name != NULL; entry++) {
       napi_value function = NULL;

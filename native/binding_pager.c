@@ -30,6 +30,9 @@ typedef struct {
 /* --- serving ---------------------------------------------------------------------------------------------------------------- */
 
 static void refuse(serving_t *serving, const pf_order_t *order) {
+  if (serving->closed) {
+    return; /* the order was given up with all the others, and the pager may be another thread's by now */
+  }
   MASKED(pf_pager_fail(serving->pager, order->slot, (pf_why_t){.code = PF_E_GONE}, "the Worker that runs the store is ending", NULL, true));
 }
 
@@ -156,6 +159,7 @@ static void stop_serving(serving_t *serving, const char *reason) {
     return;
   }
   serving->closed = true;
+  pf_pager_set_owner(serving->pager, NULL); /* it may be closed once more when this is freed */
   MASKED(pf_pager_kill(serving->pager, reason));
   uv_close(serving->poll, on_handle_closed); /* before its descriptor goes */
   uv_close(serving->timer, on_handle_closed);
@@ -264,6 +268,31 @@ static napi_value pager_buffer(napi_env env, napi_callback_info info) {
   return buffer;
 }
 
+static napi_value pager_fetch(napi_env env, napi_callback_info info) {
+  napi_value args[2];
+  pf_args(env, info, 2, args);
+  pf_pager_t *pager = own_pager(env, args[0]);
+  uint32_t slot = (uint32_t)pf_number(env, args[1]);
+  if (pager == NULL || slot >= PF_PAGER_SLOTS) {
+    return NULL;
+  }
+  int64_t copied;
+  MASKED(copied = pf_pager_fetch(pager, slot));
+  return pf_from_number(env, (double)copied);
+}
+
+static napi_value pager_given_up(napi_env env, napi_callback_info info) {
+  napi_value args[2], result = NULL;
+  pf_args(env, info, 2, args);
+  pf_pager_t *pager = own_pager(env, args[0]);
+  uint32_t slot = (uint32_t)pf_number(env, args[1]);
+  if (pager == NULL) {
+    return NULL;
+  }
+  napi_get_boolean(env, slot < PF_PAGER_SLOTS && pf_pager_given_up(pager, slot), &result);
+  return result;
+}
+
 static napi_value pager_complete(napi_env env, napi_callback_info info) {
   napi_value args[3];
   pf_args(env, info, 3, args);
@@ -306,7 +335,7 @@ static napi_value pager_retry(napi_env env, napi_callback_info info) {
   pf_pager_t *pager = own_pager(env, args[0]);
   uint32_t slot = (uint32_t)pf_number(env, args[1]);
   if (pager != NULL && slot < PF_PAGER_SLOTS) {
-    pf_pager_count_retry(pager, slot);
+    MASKED(pf_pager_count_retry(pager, slot)); /* the order may have to be given up here, under the budget's lock */
   }
   return NULL;
 }
@@ -316,9 +345,10 @@ static napi_value pager_close(napi_env env, napi_callback_info info) {
   char reason[128];
   pf_args(env, info, 2, args);
   pf_pager_t *pager = own_pager(env, args[0]);
-  if (pager != NULL) {
+  serving_t *serving = pager == NULL ? NULL : pf_pager_owner(pager);
+  if (serving != NULL) {
     pf_text(env, args[1], reason, sizeof reason);
-    stop_serving(pf_pager_owner(pager), reason);
+    stop_serving(serving, reason);
   }
   return NULL;
 }
@@ -337,6 +367,8 @@ static napi_value pager_kill(napi_env env, napi_callback_info info) {
 }
 
 const pf_export_t pf_pager_exports[] = {
-    {"pagerOpen", pager_open}, {"pagerBuffer", pager_buffer}, {"pagerComplete", pager_complete}, {"pagerFail", pager_fail},
-    {"pagerRetry", pager_retry}, {"pagerClose", pager_close}, {"pagerKill", pager_kill},         {NULL, NULL},
+    {"pagerOpen", pager_open},         {"pagerBuffer", pager_buffer}, {"pagerFetch", pager_fetch}, {"pagerComplete", pager_complete},
+    {"pagerGivenUp", pager_given_up},
+    {"pagerFail", pager_fail},         {"pagerRetry", pager_retry},   {"pagerClose", pager_close}, {"pagerKill", pager_kill},
+    {NULL, NULL},
 };

@@ -118,6 +118,12 @@ static napi_value unix_peer(napi_env env, napi_callback_info info) {
   return pf_from_number(env, err);
 }
 
+static napi_value unix_peer_pidfd(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  pf_args(env, info, 1, args);
+  return pf_from_number(env, pf_unix_peer_pidfd(fd_of(env, args[0])));
+}
+
 static napi_value unix_send(napi_env env, napi_callback_info info) {
   napi_value args[4];
   uint8_t *bytes;
@@ -245,6 +251,7 @@ const pf_export_t pf_process_exports[] = {
     {"unixAccept", unix_accept},
     {"unixKind", unix_kind},
     {"unixPeer", unix_peer},
+    {"unixPeerPidfd", unix_peer_pidfd},
     {"unixSend", unix_send},
     {"unixReceive", unix_receive},
     {"pidfdOpen", pidfd_open},

@@ -1,12 +1,12 @@
-/* Node-API: regions. Made, seen as buffers, read, released, counted, closed. */
+/* Node-API: regions. Made, seen as buffers, read, released, counted. */
 #include "binding.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
-/* --- creating ------------------------------------------------------------------------------------------------------------ */
+/* --- creating -------------------------------------------------------------------------------------------------------------- */
 
 /* The bytes as a memory source: shared memory in place (the caller keeps it alive), anything else copied. False: thrown. */
 static bool memory_source(napi_env env, napi_value object, pf_source_t *source) {
@@ -89,20 +89,78 @@ static bool read_source(napi_env env, napi_value object, pf_source_t *source) {
 /* The descriptor is still the caller's when creating fails. */
 static void discard_source(pf_source_t *source) { pf_source_close(source); }
 
+const char *pf_tracking_name(pf_track_t track) {
+  return track == PF_TRACK_ASYNC ? "async" : track == PF_TRACK_FAULT ? "fault" : "none";
+}
+
 static bool is_text(napi_env env, napi_value value, const char *text) {
   char buffer[16];
   pf_text(env, value, buffer, sizeof buffer);
   return strcmp(buffer, text) == 0;
 }
 
-static napi_value create_error(napi_env env, int err, const char *step) {
+static pf_backend_t backend_of(napi_env env, napi_value name) {
+  return is_text(env, name, "mprotect") ? PF_BACKEND_MPROTECT : is_text(env, name, "memfd") ? PF_BACKEND_MEMFD : is_text(env, name, "thread") ? PF_BACKEND_THREAD : PF_BACKEND_SIGNAL;
+}
+
+static napi_value create_error(napi_env env, int err, const char *step, const char *other) {
   if (err == -ENOSPC) {
     return pf_throw(env, PF_E_BUDGET, 0, NULL, "the segments of one budget have at most 2^31 pages; use a larger pageSize");
   }
   if (err == -EBUSY) {
-    return pf_throw(env, PF_E_SYSTEM, -err, step, "this memory is paged by another segment already");
+    char text[PF_MESSAGE_MAX];
+    snprintf(text, sizeof text, "map(): segment \"%s\" pages this memory already; close that first", other);
+    return pf_throw_code(env, "ERR_PAGEFAULT_SEGMENT_OVERLAP", text);
+  }
+  if (err == -EAGAIN) {
+    return pf_throw(env, PF_E_SYSTEM, -err, step, "the segment that had this memory is closed, but threads are still inside it");
+  }
+  if (err == -EOPNOTSUPP && strcmp(step, "userfaultfd") == 0) {
+    return pf_throw_code(env, "ERR_PAGEFAULT_UNSUPPORTED", "map(): this kernel's userfaultfd lacks what this backend needs");
+  }
+  if (err == -EOPNOTSUPP) {
+    return pf_throw_code(env, "ERR_PAGEFAULT_UNSUPPORTED", "map(): this memory has nothing reserved behind it to grow into, or cannot grow on this backend");
   }
   return pf_throw(env, err == -ENOMEM ? PF_E_NO_MEMORY : PF_E_SYSTEM, -err, step, "the segment's memory cannot be set up");
+}
+
+/* Memory that exists, if it is to be paged. False: thrown. */
+static bool read_into(napi_env env, napi_value in, pf_region_options_t *options) {
+  size_t page = pf_os_page_size();
+  size_t whole = (size_t)((options->byte_length + options->page_size - 1) / options->page_size * options->page_size);
+  if (pf_bytes(env, pf_property(env, in, "into"), &options->into, &options->into_length)) {
+    options->shared = true;
+    options->into_grows = pf_boolean(env, pf_property(env, in, "intoGrows"));
+    if ((uintptr_t)options->into % page != 0 || options->into_length % page != 0 || (options->into_length < whole && !options->into_grows)) {
+      napi_throw_range_error(env, NULL, "into must be page-aligned and hold whole pages");
+      return false;
+    }
+  }
+  return true;
+}
+
+/* Read last, and before there is a region: a thread that is being terminated reads nothing any more, so if this is read, everything was, and the hold knows what
+ * becomes paged however the thread ends. */
+static bool read_hold(napi_env env, napi_value in, uint64_t *hold) {
+  napi_value value;
+  bool read = napi_get_named_property(env, in, "hold", &value) == napi_ok;
+  *hold = read ? pf_number(env, value) : 0;
+  return read;
+}
+
+/* What JavaScript is told of a region that was made. This thread holds it from here on; it is left. */
+static napi_value created(napi_env env, uint64_t hold, pf_region_t *region) {
+  napi_value out = NULL, address = NULL;
+  napi_create_object(env, &out);
+  napi_create_bigint_uint64(env, (uint64_t)(uintptr_t)region->base, &address);
+  pf_set(env, out, "id", pf_from_number(env, (double)atomic_load(&region->id)));
+  pf_set(env, out, "address", address);
+  pf_set(env, out, "tracking", pf_from_text(env, pf_tracking_name(region->track)));
+  pf_hold_for(env, atomic_load(&region->id));
+  pf_memory_paged(hold, region->base, region->length);
+  atomic_store(&region->lender, region->source.kind == PF_SOURCE_MEMORY && region->source.owned == NULL ? env : NULL);
+  pf_region_leave(region);
+  return out;
 }
 
 static napi_value region_create(napi_env env, napi_callback_info info) {
@@ -116,10 +174,15 @@ static napi_value region_create(napi_env env, napi_callback_info info) {
       .byte_length = pf_number(env, pf_property(env, in, "byteLength")),
       .store_length = pf_number(env, pf_property(env, in, "storeLength")),
       .page_size = pf_number(env, pf_property(env, in, "pageSize")),
-      .backend = is_text(env, pf_property(env, in, "backend"), "mprotect") ? PF_BACKEND_MPROTECT : PF_BACKEND_SIGNAL,
+      .backend = backend_of(env, pf_property(env, in, "backend")),
       .readahead = pf_integer(env, pf_property(env, in, "readahead")),
+      .longest_read = pf_number(env, pf_property(env, in, "longestRead")),
       .timeout_ms = pf_number(env, pf_property(env, in, "faultTimeoutMs")),
+      .stall_after_ms = pf_number(env, pf_property(env, in, "stallAfterMs")),
+      .poll_ms = pf_number(env, pf_property(env, in, "pollIntervalMs")),
       .unreadable_zero = is_text(env, pf_property(env, in, "unreadable"), "zero"),
+      .writable = pf_boolean(env, pf_property(env, in, "writable")),
+      .on_write = pf_boolean(env, pf_property(env, in, "onWrite")),
       .name = name,
       .store_name = store_name,
   };
@@ -129,13 +192,8 @@ static napi_value region_create(napi_env env, napi_callback_info info) {
     napi_throw_range_error(env, NULL, "byteLength must be positive and pageSize a power of two between the system's page size and 2 MiB");
     return NULL;
   }
-  size_t whole = (size_t)((options.byte_length + options.page_size - 1) / options.page_size * options.page_size);
-  if (pf_bytes(env, pf_property(env, in, "into"), &options.into, &options.into_length)) {
-    options.shared = true;
-    if ((uintptr_t)options.into % page != 0 || options.into_length < whole) {
-      napi_throw_range_error(env, NULL, "into must be page-aligned and hold whole pages");
-      return NULL;
-    }
+  if (!read_into(env, in, &options)) {
+    return NULL;
   }
   uint64_t budget = pf_number(env, pf_property(env, in, "budget"));
   options.budget = budget == 0 ? NULL : pf_budget_by_id(budget);
@@ -143,22 +201,16 @@ static napi_value region_create(napi_env env, napi_callback_info info) {
     return pf_throw(env, PF_E_CLOSED, 0, NULL, "budget released");
   }
   napi_value out = NULL;
-  if (read_source(env, pf_property(env, in, "source"), &options.source)) {
+  uint64_t hold;
+  if (read_source(env, pf_property(env, in, "source"), &options.source) && read_hold(env, in, &hold)) {
     pf_region_t *region;
     const char *step;
     int err = pf_region_create(&options, &region, &step);
     if (err == 0) {
-      napi_value address = NULL;
-      napi_create_object(env, &out);
-      napi_create_bigint_uint64(env, (uint64_t)(uintptr_t)region->base, &address);
-      pf_set(env, out, "id", pf_from_number(env, (double)atomic_load(&region->id)));
-      pf_set(env, out, "address", address);
-      pf_hold_for(env, atomic_load(&region->id));
-      region->lender = region->source.kind == PF_SOURCE_MEMORY && region->source.owned == NULL ? env : NULL;
-      pf_region_leave(region);
+      out = created(env, hold, region);
     } else {
       discard_source(&options.source);
-      create_error(env, err, step);
+      create_error(env, err, step, options.other);
     }
   } else {
     discard_source(&options.source);
@@ -169,12 +221,18 @@ static napi_value region_create(napi_env env, napi_callback_info info) {
   return out;
 }
 
-/* --- buffers -------------------------------------------------------------------------------------------------------------- */
+/* --- buffers --------------------------------------------------------------------------------------------------------------- */
 
 static void collected(napi_env env, void *data, void *hint) {
   (void)env;
   (void)data;
-  pf_region_memory_gone((uint64_t)(uintptr_t)hint);
+  uint64_t id = (uint64_t)(uintptr_t)hint;
+  pf_region_t *region = pf_region_by_id(id);
+  if (region != NULL) {
+    pf_note_lost(region); /* nothing, where it was closed */
+    pf_region_leave(region);
+  }
+  pf_region_memory_gone(id);
 }
 
 static void shared_collected(void *data, void *hint) { collected(NULL, data, hint); }
@@ -187,8 +245,8 @@ static napi_value region_array_buffer(napi_env env, napi_callback_info info) {
     return NULL;
   }
   void *id = (void *)(uintptr_t)atomic_load(&region->id);
-  region->buffered = true;
   napi_status status = napi_create_external_arraybuffer(env, region->base, (size_t)region->byte_length, collected, id, &buffer);
+  region->buffered = region->buffered || status == napi_ok; /* a thread that is being terminated gets none, and nobody would say when it is gone */
   pf_region_leave(region);
   if (status != napi_ok && status != napi_pending_exception) {
     return pf_throw(env, PF_E_SYSTEM, 0, NULL,
@@ -206,161 +264,15 @@ static napi_value region_shared_array_buffer(napi_env env, napi_callback_info in
   if (region == NULL) {
     return NULL;
   }
-  region->shared = true;
-  region->buffered = true;
   void *id = (void *)(uintptr_t)atomic_load(&region->id);
   napi_status status = create(env, region->base, (size_t)region->byte_length, shared_collected, id, &buffer);
+  region->shared = region->shared || status == napi_ok;
+  region->buffered = region->buffered || status == napi_ok;
   pf_region_leave(region);
   if (status != napi_ok && status != napi_pending_exception) {
     return pf_throw(env, PF_E_SYSTEM, 0, NULL, "the runtime cannot make a SharedArrayBuffer of this length");
   }
   return status == napi_ok ? buffer : NULL;
-}
-
-/* --- holders --------------------------------------------------------------------------------------------------------------- */
-
-static napi_value region_acquire(napi_env env, napi_callback_info info) {
-  napi_value args[1], error = NULL;
-  pf_args(env, info, 1, args);
-  pf_region_t *region = pf_region_by_id(pf_number(env, args[0]));
-  bool held = region != NULL && pf_region_hold(region);
-  if (held) {
-    pf_hold_for(env, atomic_load(&region->id));
-  }
-  if (region != NULL) {
-    pf_region_leave(region);
-  }
-  if (!held) {
-    napi_create_error(env, pf_from_text(env, "ERR_PAGEFAULT_STALE_HANDLE"),
-                      pf_from_text(env, "the segment of this handle is closed, or was mapped by another process"), &error);
-    napi_throw(env, error);
-  }
-  return NULL;
-}
-
-/* Drops a holder. A plain region's memory is unmapped with the last: whoever could touch it has been detached, or never had a buffer. */
-static bool end_hold(uint64_t id, bool force, bool detached) {
-  pf_region_t *region = pf_region_by_id(id);
-  if (region == NULL) {
-    return false;
-  }
-  bool unmap = !region->shared && (detached || !region->buffered);
-  bool ended = pf_region_close(region, force);
-  pf_region_leave(region);
-  if (ended && unmap) {
-    pf_region_memory_gone(id);
-  } else if (ended) {
-    pf_region_reap();
-  }
-  return ended;
-}
-
-static napi_value region_close(napi_env env, napi_callback_info info) {
-  napi_value args[3], result = NULL;
-  pf_args(env, info, 3, args);
-  uint64_t id = pf_number(env, args[0]);
-  bool plain = false;
-  napi_is_arraybuffer(env, args[1], &plain);
-  if (plain) {
-    napi_detach_arraybuffer(env, args[1]); /* before anything else: from here on no JavaScript can touch it */
-  }
-  pf_unhold_for(env, id);
-  napi_get_boolean(env, end_hold(id, pf_boolean(env, args[2]), plain), &result);
-  return result;
-}
-
-/* --- what a thread holds, given back when its environment ends, however it ends ----------------------------------------- */
-
-typedef struct {
-  napi_env env;
-  uint64_t *ids;
-  size_t count, capacity;
-} holds_t;
-
-/* Bytes that the thread lent may go with it. Whoever else has the region open keeps a copy of them as they are now. True: there is no room for
- * one, or somebody is still reading; then the region ends for all. */
-static bool must_end(napi_env env, uint64_t id) {
-  pf_region_t *region = pf_region_by_id(id);
-  bool fine = true;
-  if (region != NULL && region->lender == env && region->holders > 1) {
-    pf_source_t *source = &region->source;
-    void *copy = NULL;
-    fine = pf_mem_reserve(region->store_length, "pagefault memory store", &copy) == 0;
-    if (fine) {
-      memcpy(copy, source->bytes, region->store_length);
-      source->owned = copy;
-      source->owned_len = region->store_length;
-      atomic_store(&source->bytes, copy);
-      uint64_t give_up = pf_now_ns() + 1000000000ULL;
-      while (atomic_load(&region->users) > 1 && pf_now_ns() < give_up) { /* reads that began with the lent bytes */
-        pf_sleep_until(pf_now_ns() + 100000ULL);
-      }
-      fine = atomic_load(&region->users) <= 1;
-    }
-  }
-  if (region != NULL) {
-    pf_region_leave(region);
-  }
-  return !fine;
-}
-
-static void give_back(void *data) {
-  holds_t *holds = data;
-  for (size_t i = 0; i < holds->count; i++) {
-    end_hold(holds->ids[i], must_end(holds->env, holds->ids[i]), false);
-  }
-  free(holds->ids);
-  free(holds);
-}
-
-static holds_t *holds_of(napi_env env) {
-  holds_t *holds = NULL;
-  if (napi_get_instance_data(env, (void **)&holds) == napi_ok && holds == NULL) {
-    holds = calloc(1, sizeof *holds);
-    if (holds != NULL) {
-      holds->env = env;
-      napi_set_instance_data(env, holds, NULL, NULL);
-      napi_add_env_cleanup_hook(env, give_back, holds);
-    }
-  }
-  return holds;
-}
-
-void pf_hold_for(napi_env env, uint64_t id) {
-  holds_t *holds = holds_of(env);
-  if (holds != NULL && holds->count == holds->capacity) {
-    size_t capacity = holds->capacity == 0 ? 16 : holds->capacity * 2;
-    uint64_t *ids = realloc(holds->ids, capacity * sizeof *ids);
-    if (ids == NULL) {
-      return; /* then only closing gives it back */
-    }
-    holds->ids = ids;
-    holds->capacity = capacity;
-  }
-  if (holds != NULL) {
-    holds->ids[holds->count++] = id;
-  }
-}
-
-void pf_unhold_for(napi_env env, uint64_t id) {
-  holds_t *holds = holds_of(env);
-  for (size_t i = holds == NULL ? 0 : holds->count; i-- > 0;) {
-    if (holds->ids[i] == id) {
-      holds->ids[i] = holds->ids[--holds->count];
-      return;
-    }
-  }
-}
-
-static napi_value region_is_open(napi_env env, napi_callback_info info) {
-  napi_value args[1], result = NULL;
-  pf_args(env, info, 1, args);
-  pf_region_t *region = pf_region_by_id(pf_number(env, args[0]));
-  napi_get_boolean(env, region != NULL && atomic_load(&region->phase) == PF_PHASE_OPEN, &result);
-  if (region != NULL) {
-    pf_region_leave(region);
-  }
-  return result;
 }
 
 /* --- reading and dropping -------------------------------------------------------------------------------------------------- */
@@ -385,21 +297,10 @@ static napi_value region_read(napi_env env, napi_callback_info info) {
   bool read;
   MASKED(read = pf_region_copy_out(region, offset, into, len, &page, &why));
   if (!read) {
-    pf_failure_t failure;
-    MASKED(pf_failure_of(region, page, why, &failure));
-    pf_throw_failure(env, &failure);
+    pf_throw_page(env, region, page, why);
   }
   pf_region_leave(region);
   return NULL;
-}
-
-/* The whole pages inside a range of bytes; the last page of the region is whole when the range reaches the end. */
-static bool whole_pages(const pf_region_t *region, uint64_t offset, uint64_t len, uint64_t *first, uint64_t *end) {
-  uint64_t size = pf_page_size(region);
-  uint64_t stop = len > region->byte_length - offset ? region->byte_length : offset + len;
-  *first = (offset + size - 1) >> region->page_shift;
-  *end = stop == region->byte_length ? region->page_count : stop >> region->page_shift;
-  return *first < *end;
 }
 
 static napi_value region_release(napi_env env, napi_callback_info info) {
@@ -410,9 +311,14 @@ static napi_value region_release(napi_env env, napi_callback_info info) {
   if (region == NULL) {
     return NULL;
   }
-  uint64_t offset = pf_number(env, args[1]);
-  if (offset <= region->byte_length && whole_pages(region, offset, pf_number(env, args[2]), &first, &end)) {
-    MASKED(freed = pf_region_release(region, first, end));
+  if (pf_whole_pages(region, pf_number(env, args[1]), pf_number(env, args[2]), &first, &end)) {
+    bool all = first == 0 && end == region->page_count;
+    MASKED({
+      freed = pf_region_release(region, first, end);
+      if (all) {
+        pf_region_unpatch(region);
+      }
+    });
   }
   pf_region_leave(region);
   return pf_from_number(env, (double)freed);
@@ -428,8 +334,7 @@ static napi_value region_invalidate(napi_env env, napi_callback_info info) {
   }
   int err = 0;
   bool dropped = true;
-  uint64_t offset = pf_number(env, args[1]);
-  if (offset <= region->byte_length && whole_pages(region, offset, pf_number(env, args[2]), &first, &end)) {
+  if (pf_whole_pages(region, pf_number(env, args[1]), pf_number(env, args[2]), &first, &end)) {
     err = pf_source_rebase(&region->source);
     MASKED(dropped = pf_region_invalidate(region, first, end));
   }
@@ -442,7 +347,7 @@ static napi_value region_invalidate(napi_env env, napi_callback_info info) {
 
 /* --- numbers --------------------------------------------------------------------------------------------------------------- */
 
-#define STATS 20
+#define STATS 27
 
 static void read_counters(const pf_region_t *region, double *out) {
   const pf_counters_t *c = &region->counters;
@@ -459,9 +364,15 @@ static void read_counters(const pf_region_t *region, double *out) {
   }
   out[count] = (double)budget.used;
   out[count + 1] = (double)budget.limit;
-  out[count + 2] = (double)atomic_load(&c->collapses);
-  out[count + 3] = (double)pf_signal_forwarded();
-  out[count + 4] = (double)pf_signal_reinstalls();
+  const _Atomic uint64_t *of_writes[] = {&c->collapses,     &c->write_faults, &c->store_writes,  &c->bytes_written,
+                                         &c->flushed_pages, &c->write_backs,  &c->write_failures};
+  size_t writes = sizeof of_writes / sizeof *of_writes;
+  for (size_t i = 0; i < writes; i++) {
+    out[count + 2 + i] = (double)atomic_load(of_writes[i]);
+  }
+  out[count + 2 + writes] = (double)pf_signal_forwarded();
+  out[count + 3 + writes] = (double)pf_signal_reinstalls();
+  out[count + 4 + writes] = (double)atomic_load(&c->stalls);
   for (size_t i = 0; i < PF_HISTOGRAM; i++) {
     out[STATS + i] = (double)atomic_load(&c->histogram[i]);
   }
@@ -511,58 +422,14 @@ static napi_value region_states(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
-static napi_value region_failure(napi_env env, napi_callback_info info) {
-  napi_value args[2], null_value = NULL;
-  pf_failure_t failure;
-  pf_args(env, info, 2, args);
-  napi_get_null(env, &null_value);
-  uint64_t id = pf_number(env, args[0]), offset = pf_number(env, args[1]);
-  pf_region_t *region = pf_region_by_id(id);
-  if (region == NULL) {
-    return null_value;
-  }
-  bool found;
-  offset = offset >> region->page_shift << region->page_shift;
-  MASKED(found = pf_failure_find(id, offset, &failure));
-  pf_region_leave(region);
-  return found ? pf_failure_object(env, &failure) : null_value;
-}
-
-static napi_value region_take_failures(napi_env env, napi_callback_info info) {
-  napi_value args[1], list = NULL;
-  pf_failure_t failure;
-  pf_args(env, info, 1, args);
-  napi_create_array(env, &list);
-  uint64_t id = pf_number(env, args[0]);
-  pf_region_t *region = pf_region_by_id(id);
-  for (uint32_t i = 0; region != NULL && i < 64; i++) {
-    bool found;
-    MASKED(found = pf_failure_next(id, region->failures_taken, &failure));
-    if (!found) {
-      break;
-    }
-    region->failures_taken = failure.serial;
-    napi_set_element(env, list, i, pf_failure_object(env, &failure));
-  }
-  if (region != NULL) {
-    pf_region_leave(region);
-  }
-  return list;
-}
-
 const pf_export_t pf_region_exports[] = {
     {"regionCreate", region_create},
     {"regionArrayBuffer", region_array_buffer},
     {"regionSharedArrayBuffer", region_shared_array_buffer},
-    {"regionAcquire", region_acquire},
-    {"regionClose", region_close},
-    {"regionIsOpen", region_is_open},
     {"regionRead", region_read},
     {"regionRelease", region_release},
     {"regionInvalidate", region_invalidate},
     {"regionStats", region_stats},
     {"regionStates", region_states},
-    {"regionFailure", region_failure},
-    {"regionTakeFailures", region_take_failures},
     {NULL, NULL},
 };

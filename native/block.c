@@ -17,6 +17,7 @@
 #define BLOCK_SHIFT 21
 #define HAS_TABLE 0x8000u
 #define COUNT 0x7fffu
+#define REFUSALS 8
 #define WORTH_SHARE 32 /* tables are given back once they take more than this part of the budget */
 
 #define EVERY(byte) (0x0101010101010101ULL * (byte))
@@ -24,7 +25,7 @@
 static unsigned pages_shift(const pf_region_t *region) { return BLOCK_SHIFT - region->page_shift; }
 
 static int64_t table_bytes(const pf_region_t *region) {
-  bool twice = region->backend == PF_BACKEND_MPROTECT || region->source.kind == PF_SOURCE_PAGER; /* mapped twice, or staged elsewhere */
+  bool twice = region->backend != PF_BACKEND_SIGNAL || region->source.kind == PF_SOURCE_PAGER || region->writable; /* mapped twice, or staged elsewhere */
   return (int64_t)pf_os_page_size() * (twice ? 2 : 1);
 }
 
@@ -86,31 +87,38 @@ static long tables_now(void) {
   return kib;
 }
 
-/* Whether this kernel gives tables back: tried once, on memory of our own. */
+/* On memory of our own: 1: the kernel gave its tables back; 0: not; -1: that cannot be told now. */
+static int try_reclaim(void) {
+  enum { TABLES = 64 };
+  size_t block = (size_t)1 << BLOCK_SHIFT, len = TABLES * block;
+  void *area;
+  if (pf_mem_reserve(len + block, "pagefault probe", &area) != 0) {
+    return -1;
+  }
+  uint8_t *start = (uint8_t *)(((uintptr_t)area + block - 1) >> BLOCK_SHIFT << BLOCK_SHIFT);
+  for (size_t i = 0; i < TABLES; i++) {
+    start[i << BLOCK_SHIFT] = 1;
+  }
+  long before = tables_now();
+  madvise(start, len, MADV_DONTNEED);
+  long after = tables_now();
+  pf_mem_unmap(area, len + block);
+  return before < 0 || after < 0 ? -1 : (before - after) / 4 >= TABLES / 2;
+}
+
+/* Whether this kernel gives tables back. One thread at a time tries, because the tables that others make meanwhile count as not given back; for the same reason "no"
+ * is believed only when it was heard again and again. */
 static bool kernel_reclaims(void) {
-  static _Atomic int known; /* 0 not tried, 1 yes, 2 no */
-  int answer = atomic_load(&known);
-  if (answer != 0) {
+  static _Atomic int known; /* 0 not known, 1 yes, 2 no, 3 somebody is trying */
+  static _Atomic int refusals;
+  int answer = 0;
+  if (!atomic_compare_exchange_strong(&known, &answer, 3)) {
     return answer == 1;
   }
-  enum { TABLES = 64 };
-  size_t len = (size_t)TABLES << BLOCK_SHIFT;
-  uint8_t *area = mmap(NULL, len + ((size_t)1 << BLOCK_SHIFT), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  answer = 2;
-  if (area != MAP_FAILED) {
-    uint8_t *start = (uint8_t *)(((uintptr_t)area + ((uintptr_t)1 << BLOCK_SHIFT) - 1) >> BLOCK_SHIFT << BLOCK_SHIFT);
-    madvise(start, len, MADV_NOHUGEPAGE);
-    for (size_t i = 0; i < TABLES; i++) {
-      start[i << BLOCK_SHIFT] = 1;
-    }
-    long before = tables_now();
-    madvise(start, len, MADV_DONTNEED);
-    long after = tables_now();
-    answer = before - after >= TABLES * 4 / 2 ? 1 : 2; /* other threads make tables meanwhile */
-    munmap(area, len + ((size_t)1 << BLOCK_SHIFT));
-  }
-  atomic_store(&known, answer);
-  return answer == 1;
+  int given = try_reclaim();
+  bool no = given == 0 && atomic_fetch_add(&refusals, 1) + 1 == REFUSALS;
+  atomic_store(&known, given > 0 ? 1 : no ? 2 : 0);
+  return given > 0;
 }
 
 /* Eight states at once: ABSENT and nothing set but QUEUED, else not. */

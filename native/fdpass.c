@@ -206,3 +206,14 @@ int pf_unix_peer(int fd, int64_t who[3]) {
   who[2] = peer.gid;
   return 0;
 }
+
+/* Since 6.5. Older headers do not have its number, which is the same on x86-64 and aarch64. */
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+
+int pf_unix_peer_pidfd(int fd) {
+  int pidfd = -1;
+  socklen_t len = sizeof pidfd;
+  return getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &len) == 0 ? pidfd : -errno;
+}

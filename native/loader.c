@@ -1,36 +1,46 @@
 /*
- * Loads in the background: load() and pin() run on threads of our own, because libuv's pool may be full of calls that wait for somebody
- * else. Threads are made when there is work and go after a while without; they have every signal masked.
+ * Loads, flushes and transfers in the background, on threads of our own, because libuv's pool may be full of calls that wait for somebody else. Threads are made
+ * when there is work and go after a while without; they have every signal masked. Transfers to and from descriptors have threads apart: they wait for whoever is
+ * at the other end, and a flush must not wait for that.
  */
-#include "engine.h"
+#include "thread.h"
+#include "touched.h"
 
-#include <errno.h>
-#include <pthread.h>
-
-#define THREADS_MAX 8
 #define IDLE_NS 200000000ULL
+#define PAGE_THREADS 8
+#define DESCRIPTOR_THREADS 64
 
-static pf_lock_t lock;
-static pf_job_t *first, **last = &first;
-static _Atomic uint32_t work; /* futex: jobs ever submitted */
-static unsigned idle, queued;
-static _Atomic unsigned threads;
+typedef struct {
+  const unsigned most; /* threads */
+  pf_lock_t lock;
+  pf_job_t *first, **last;
+  _Atomic uint32_t work; /* futex: jobs ever submitted */
+  unsigned idle, queued;
+  _Atomic unsigned threads;
+} lane_t;
 
-static pf_job_t *take(void) {
-  pf_lock(&lock);
-  pf_job_t *job = first;
+static lane_t pages = {.most = PAGE_THREADS, .last = &pages.first}, descriptors = {.most = DESCRIPTOR_THREADS, .last = &descriptors.first};
+static _Atomic int tids[PAGE_THREADS + DESCRIPTOR_THREADS]; /* of the threads of both */
+
+static lane_t *lane_of(const pf_job_t *job) {
+  return job->kind == PF_JOB_WRITE_TO || job->kind == PF_JOB_READ_FROM ? &descriptors : &pages;
+}
+
+static pf_job_t *take(lane_t *lane) {
+  pf_lock(&lane->lock);
+  pf_job_t *job = lane->first;
   if (job != NULL) {
-    queued--;
-    first = job->next;
-    if (first == NULL) {
-      last = &first;
+    lane->queued--;
+    lane->first = job->next;
+    if (lane->first == NULL) {
+      lane->last = &lane->first;
     }
   }
-  pf_unlock(&lock);
+  pf_unlock(&lane->lock);
   return job;
 }
 
-static void run(pf_job_t *job) {
+static void load(pf_job_t *job) {
   pf_region_t *region = job->region;
   uint64_t reported = pf_now_ns();
   for (uint64_t page = job->first; page < job->end; page++) {
@@ -47,7 +57,10 @@ static void run(pf_job_t *job) {
       job->why = (pf_why_t){.code = PF_E_ABORTED};
       return;
     }
-    if (!pf_page_ensure(region, page, &wait, &job->why)) {
+    pf_thread_t *thread = pf_thread_begin_wait(region, page, &wait);
+    bool there = pf_page_ensure(region, page, &wait, &job->why);
+    pf_thread_end_wait(thread);
+    if (!there) {
       return;
     }
     atomic_fetch_add(&job->pages_done, 1);
@@ -58,82 +71,160 @@ static void run(pf_job_t *job) {
   }
 }
 
-static void *serve(void *unused) {
-  (void)unused;
+/* What a pin that failed has pinned is let go: all or nothing. */
+static void end_pin(pf_job_t *job) {
+  if (job->kind == PF_JOB_PIN && job->why.code != PF_OK) {
+    pf_pin_remove(job->region, job->first, job->end);
+  }
+}
+
+static void run(pf_job_t *job) {
+  if (job->kind == PF_JOB_FLUSH) {
+    pf_flush_run(job);
+    return;
+  }
+  if (job->kind == PF_JOB_REPLAY) {
+    pf_replay_run(job);
+    return;
+  }
+  if (job->kind != PF_JOB_LOAD && job->kind != PF_JOB_PIN) {
+    pf_transfer_run(job);
+    return;
+  }
+  load(job);
+  if (job->kind == PF_JOB_PIN && job->why.code == PF_OK && !pf_pages_keep_open(job->region, job->first, job->end)) {
+    job->why = (pf_why_t){.code = PF_E_NO_MEMORY};
+  }
+  end_pin(job);
+}
+
+bool pf_loader_is(int tid) {
+  bool found = false;
+  for (size_t i = 0; !found && i < PAGE_THREADS + DESCRIPTOR_THREADS; i++) {
+    found = atomic_load(&tids[i]) == tid;
+  }
+  return found;
+}
+
+/* Enters the thread's number in the list, or takes it off. */
+static void enlist(int from, int to) {
+  for (size_t i = 0; i < PAGE_THREADS + DESCRIPTOR_THREADS; i++) {
+    int seen = from;
+    if (atomic_compare_exchange_strong(&tids[i], &seen, to)) {
+      return;
+    }
+  }
+}
+
+static void *serve(void *data) {
+  lane_t *lane = data;
+  enlist(0, pf_thread_tid());
   for (;;) {
-    uint32_t seen = atomic_load(&work);
-    pf_job_t *job = take();
+    uint32_t seen = atomic_load(&lane->work);
+    pf_job_t *job = take(lane);
     if (job != NULL) {
       run(job);
-      if (job->pin && job->why.code == PF_OK && !pf_pages_keep_open(job->region, job->first, job->end)) {
-        job->why = (pf_why_t){.code = PF_E_NO_MEMORY};
-      }
-      if (job->pin && job->why.code != PF_OK) {
-        pf_pin_remove(job->region, job->first, job->end); /* all or nothing */
-      }
       job->done(job);
       continue;
     }
-    pf_lock(&lock);
-    idle++;
-    pf_unlock(&lock);
-    pf_futex_wait(&work, seen, pf_now_ns() + IDLE_NS);
-    pf_lock(&lock);
-    idle--;
-    bool leave = first == NULL && atomic_load(&work) == seen;
+    pf_lock(&lane->lock);
+    lane->idle++;
+    pf_unlock(&lane->lock);
+    pf_futex_wait(&lane->work, seen, pf_now_ns() + IDLE_NS);
+    pf_lock(&lane->lock);
+    lane->idle--;
+    bool leave = lane->first == NULL && atomic_load(&lane->work) == seen;
     if (leave) {
-      atomic_fetch_sub(&threads, 1);
+      enlist(pf_thread_tid(), 0);
+      atomic_fetch_sub(&lane->threads, 1);
     }
-    pf_unlock(&lock);
+    pf_unlock(&lane->lock);
     if (leave) {
       return NULL;
     }
   }
 }
 
-static int start_thread(void) {
-  sigset_t before;
-  pthread_attr_t attr;
-  pthread_t thread;
-  pthread_attr_init(&attr);
-  pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-  pf_mask_signals(&before);
-  int err = pthread_create(&thread, &attr, serve, NULL);
-  pf_restore_signals(&before);
-  pthread_attr_destroy(&attr);
-  return -err;
+/* The lane's lock held. */
+static void push(lane_t *lane, pf_job_t *job) {
+  job->next = NULL;
+  *lane->last = job;
+  lane->last = &job->next;
+  lane->queued++;
+  atomic_fetch_add(&lane->work, 1);
 }
 
-/* lock held. */
-static void push(pf_job_t *job) {
-  job->next = NULL;
-  *last = job;
-  last = &job->next;
-  queued++;
-  atomic_fetch_add(&work, 1);
+/* The lane's lock held. All that is queued, which is nobody's from here on. */
+static pf_job_t *take_all(lane_t *lane) {
+  pf_job_t *jobs = lane->first;
+  lane->first = NULL;
+  lane->last = &lane->first;
+  lane->queued = 0;
+  return jobs;
+}
+
+/* A job that was queued, and is not run. */
+static void end_unrun(pf_job_t *job, pf_code_t code) {
+  sigset_t before;
+  pf_mask_signals(&before);
+  job->why = (pf_why_t){.code = code};
+  job->failed_page = job->first;
+  end_pin(job);
+  job->done(job);
+  pf_restore_signals(&before);
+}
+
+/* The lane has no thread, and can have none: these end as failed, but for `own`, of which nobody has been told yet. True if it is among them. */
+static bool fail_all(pf_job_t *jobs, const pf_job_t *own) {
+  bool found = false;
+  for (pf_job_t *job = jobs, *next; job != NULL; job = next) {
+    next = job->next;
+    if (job == own) {
+      found = true;
+      continue;
+    }
+    end_unrun(job, PF_E_NO_MEMORY);
+  }
+  return found;
+}
+
+/* The thread that was to be started for it cannot be had. 0: another one has taken it, or will. */
+static int without_thread(lane_t *lane, const pf_job_t *job, int err) {
+  pf_lock(&lane->lock);
+  bool last = atomic_fetch_sub(&lane->threads, 1) == 1; /* those that are being started count: if they fail, too, this is done there */
+  pf_job_t *left = last ? take_all(lane) : NULL;
+  pf_unlock(&lane->lock);
+  return fail_all(left, job) ? err : 0;
 }
 
 int pf_loader_submit(pf_job_t *job) {
-  pf_lock(&lock);
-  bool start = queued >= idle && atomic_load(&threads) < THREADS_MAX;
-  if (start) {
-    atomic_fetch_add(&threads, 1);
-  } else {
-    push(job); /* in one step with the look: a thread that is about to leave looks under the lock too */
-  }
-  pf_unlock(&lock);
-  if (start) {
-    int err = start_thread();
-    pf_lock(&lock);
-    if (err != 0 && atomic_fetch_sub(&threads, 1) == 1) {
-      pf_unlock(&lock);
-      return err;
-    }
-    push(job);
-    pf_unlock(&lock);
-  }
-  pf_futex_wake_one(&work);
-  return 0;
+  lane_t *lane = lane_of(job);
+  pf_lock(&lane->lock);
+  bool start = lane->queued >= lane->idle && atomic_load(&lane->threads) < lane->most;
+  atomic_fetch_add(&lane->threads, start ? 1 : 0);
+  push(lane, job); /* under the same lock as the look, and before a thread is started: one that has found nothing for a while leaves, and looks under the lock too */
+  pf_unlock(&lane->lock);
+  int err = start ? pf_thread_start_detached(serve, lane, 0) : 0;
+  pf_futex_wake_one(&lane->work);
+  return err == 0 ? 0 : without_thread(lane, job, err);
 }
 
-unsigned pf_loader_threads(void) { return atomic_load(&threads); }
+bool pf_loader_withdraw(pf_job_t *job) {
+  lane_t *lane = lane_of(job);
+  bool found = false;
+  pf_lock(&lane->lock);
+  for (pf_job_t **link = &lane->first; !found && *link != NULL; link = found ? link : &(*link)->next) {
+    found = *link == job;
+    if (found) {
+      *link = job->next;
+      lane->last = *link == NULL ? link : lane->last;
+      lane->queued--;
+    }
+  }
+  pf_unlock(&lane->lock);
+  return found;
+}
+
+void pf_loader_abort(pf_job_t *job) { end_unrun(job, PF_E_ABORTED); }
+
+unsigned pf_loader_threads(void) { return atomic_load(&pages.threads) + atomic_load(&descriptors.threads); }

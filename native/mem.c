@@ -11,10 +11,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #define SPANS_A_CALL 64
+#define TABLE_DUMP_MAX ((size_t)16 << 20)
 
 static _Atomic int self_pidfd = -1; /* -1 not tried, -2 process_madvise does not work here */
 
@@ -27,6 +29,12 @@ size_t pf_os_page_size(void) {
   }
   return known;
 }
+
+bool pf_os_is_exhausted(int err) { return err == -EMFILE || err == -ENFILE || err == -ENOMEM || err == -EAGAIN; }
+
+/* Of a mapping that failed. EAGAIN: it would be locked (mlockall with MCL_FUTURE), and be more than may be (RLIMIT_MEMLOCK); or it would take one mapping more than there
+ * may be. To try again is no use. */
+static int map_errno(void) { return errno == EAGAIN ? -ENOMEM : -errno; }
 
 static size_t round_up(size_t len) {
   size_t page = pf_os_page_size();
@@ -45,18 +53,49 @@ static void name_mapping(void *addr, size_t len, const char *name) {
   prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, addr, len, clean);
 }
 
-int pf_mem_reserve(size_t len, const char *name, void **addr) {
-  size_t rounded = round_up(len);
-  void *mapped = mmap(NULL, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+/* A new mapping, readable and writable, of which nothing is in memory. In a process that locks what it maps (mlockall with MCL_FUTURE) the kernel fills a
+ * mapping with zeroes as soon as it is accessible, and refuses to drop any of it: so it is unlocked before. */
+static int map_unlocked(size_t len, int flags, int fd, void **addr) {
+  void *mapped = mmap(NULL, len, PROT_NONE, flags | MAP_NORESERVE, fd, 0);
   if (mapped == MAP_FAILED) {
-    return -errno;
+    return map_errno();
   }
-  madvise(mapped, rounded, MADV_DONTFORK);
-  madvise(mapped, rounded, MADV_NOHUGEPAGE); /* one byte touched must cost a page, not 2 MiB */
-  name_mapping(mapped, rounded, name);
+  munlock(mapped, len);
+  if (mprotect(mapped, len, PROT_READ | PROT_WRITE) != 0) {
+    int err = -errno;
+    munmap(mapped, len);
+    return err;
+  }
   *addr = mapped;
   return 0;
 }
+
+int pf_mem_reserve(size_t len, const char *name, void **addr) {
+  int err = pf_mem_reserve_inherited(len, name, addr);
+  if (err == 0) {
+    madvise(*addr, round_up(len), MADV_DONTFORK);
+  }
+  return err;
+}
+
+int pf_mem_reserve_inherited(size_t len, const char *name, void **addr) {
+  size_t rounded = round_up(len);
+  void *mapped;
+  int err = map_unlocked(rounded, MAP_PRIVATE | MAP_ANONYMOUS, -1, &mapped);
+  if (err != 0) {
+    return err;
+  }
+  madvise(mapped, rounded, MADV_NOHUGEPAGE); /* one byte touched must cost a page, not 2 MiB */
+  name_mapping(mapped, rounded, name);
+  if (rounded > TABLE_DUMP_MAX) { /* reserved for many, used from the start: gdb's generate-core-file would read and write all of it */
+    pf_mem_no_dump((uint8_t *)mapped + TABLE_DUMP_MAX, rounded - TABLE_DUMP_MAX);
+  }
+  *addr = mapped;
+  return 0;
+}
+
+/* A core that has it walks over every page; of an object it fills the holes, in memory and on disk (6.18: 4 GiB took 76 s and wrote 8 GiB). */
+void pf_mem_no_dump(void *addr, size_t len) { madvise(addr, len, MADV_DONTDUMP); }
 
 /* An inaccessible range of len bytes at a multiple of align, and a guard page behind it. */
 static int reserve_aligned(size_t len, size_t align, uint8_t **addr) {
@@ -68,8 +107,9 @@ static int reserve_aligned(size_t len, size_t align, uint8_t **addr) {
   size_t total = len + slack + page;
   uint8_t *mapped = mmap(NULL, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapped == MAP_FAILED) {
-    return -errno;
+    return map_errno();
   }
+  munlock(mapped, total); /* as in map_unlocked */
   uint8_t *start = mapped;
   if (slack != 0) {
     start = (uint8_t *)(((uintptr_t)mapped + align - 1) / align * align);
@@ -85,25 +125,30 @@ static int reserve_aligned(size_t len, size_t align, uint8_t **addr) {
   return 0;
 }
 
-int pf_mem_map_region(size_t len, size_t align, int prot, const char *name, uint8_t **addr) {
+int pf_mem_map_region(size_t len, size_t align, const char *name, uint8_t **addr) {
   uint8_t *start;
   int err = reserve_aligned(len, align, &start);
   if (err != 0) {
     return err;
   }
-  if (mprotect(start, len, prot) != 0 || madvise(start, len, MADV_DONTFORK) != 0) {
-    err = -errno;
+  if (madvise(start, len, MADV_DONTFORK) != 0) {
+    err = map_errno();
     pf_mem_unmap_region(start, len);
     return err;
   }
+  madvise(start, len, MADV_NOHUGEPAGE); /* pages come and go one by one, and are moved so */
+  madvise(start, len, MADV_UNMERGEABLE); /* in a process that asked for it (PR_SET_MEMORY_MERGE) the kernel replaces pages, and forgets their protection */
   name_mapping(start, len, name);
+  if (len > PF_MEM_DUMP_MAX) {
+    pf_mem_no_dump(start, len);
+  }
   *addr = start;
   return 0;
 }
 
 /* Descriptor of a new memory object of len bytes, or -errno. The mappings keep the object; the caller closes. */
-static int memory_object(size_t len, const char *name) {
-  int fd = memfd_create(name, MFD_CLOEXEC);
+static int memory_object(size_t len, const char *name, unsigned flags) {
+  int fd = memfd_create(name, MFD_CLOEXEC | flags);
   if (fd < 0) {
     return -errno;
   }
@@ -117,24 +162,79 @@ static int memory_object(size_t len, const char *name) {
 
 /* Maps the object inaccessible at `user` and readable and writable for us. */
 static int map_both(int fd, uint8_t *user, size_t len, uint8_t **ours) {
-  void *mine = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-  if (mine == MAP_FAILED) {
-    return -errno;
+  void *mine;
+  int err = map_unlocked(len, MAP_SHARED, fd, &mine);
+  if (err != 0) {
+    return err;
   }
   if (mmap(user, len, PROT_NONE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) == MAP_FAILED) {
-    int err = -errno;
+    err = map_errno();
     munmap(mine, len);
     return err;
   }
+  munlock(user, len);
   madvise(mine, len, MADV_DONTFORK);
+  pf_mem_no_dump(mine, len);
   madvise(mine, len, MADV_NOHUGEPAGE); /* one page filled must not make 511 neighbours look filled */
   madvise(user, len, MADV_DONTFORK);
+  pf_mem_no_dump(user, len);
+  madvise(user, len, MADV_NOHUGEPAGE); /* as a twin of ours has it, which may take the place of a part of it */
   *ours = mine;
   return 0;
 }
 
+int pf_mem_object(size_t len, const char *name, int *fd) {
+  *fd = memory_object(len, name, MFD_ALLOW_SEALING);
+  return *fd < 0 ? *fd : 0;
+}
+
+int pf_mem_map_ours(int fd, size_t len, uint8_t **ours) {
+  void *mine;
+  int err = map_unlocked(len, MAP_SHARED, fd, &mine);
+  if (err != 0) {
+    return err;
+  }
+  madvise(mine, len, MADV_DONTFORK);
+  pf_mem_no_dump(mine, len);
+  madvise(mine, len, MADV_NOHUGEPAGE); /* one page filled must not make 511 neighbours look filled */
+  *ours = mine;
+  return 0;
+}
+
+int pf_mem_replace(uint8_t *addr, size_t len, int fd, uint64_t offset, const char *name) {
+  int flags = MAP_FIXED | MAP_NORESERVE | (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED);
+  if (mmap(addr, len, PROT_NONE, flags, fd, (off_t)offset) == MAP_FAILED) {
+    return map_errno();
+  }
+  munlock(addr, len);
+  madvise(addr, len, MADV_DONTFORK);
+  if (fd >= 0) {
+    pf_mem_no_dump(addr, len);
+  }
+  madvise(addr, len, MADV_NOHUGEPAGE);
+  madvise(addr, len, MADV_UNMERGEABLE);
+  name_mapping(addr, len, name);
+  return 0;
+}
+
+/* A second mapping of shared memory, by mremap from a length of 0; inaccessible before it takes its place. */
+int pf_mem_replace_by_twin(uint8_t *addr, size_t len, uint8_t *twin) {
+  void *made = mremap(twin, 0, len, MREMAP_MAYMOVE);
+  if (made == MAP_FAILED) {
+    return map_errno();
+  }
+  if (mprotect(made, len, PROT_NONE) != 0 || mremap(made, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, addr) == MAP_FAILED) {
+    int err = map_errno();
+    munmap(made, len);
+    return err;
+  }
+  munlock(addr, len);
+  madvise(addr, len, MADV_DONTFORK);
+  return 0;
+}
+
 int pf_mem_map_twice_at(uint8_t *user, size_t len, const char *name, uint8_t **ours) {
-  int fd = memory_object(len, name);
+  int fd = memory_object(len, name, 0);
   if (fd < 0) {
     return fd;
   }
@@ -160,6 +260,22 @@ int pf_mem_map_twice(size_t len, size_t align, const char *name, uint8_t **user,
 
 void pf_mem_unmap_region(uint8_t *addr, size_t len) { munmap(addr, len + pf_os_page_size()); }
 
+int pf_mem_bar_region(uint8_t *addr, size_t len) {
+  size_t total = len + pf_os_page_size();
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+    munmap(addr, total);
+    return -ENOMEM;
+  }
+  if (mmap(addr, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
+    int err = map_errno();
+    munmap(addr, total);
+    return err;
+  }
+  munlock(addr, total); /* as in map_unlocked */
+  return 0;
+}
+
 void pf_mem_unmap(void *addr, size_t len) { munmap(addr, round_up(len)); }
 
 int pf_mem_protect(void *addr, size_t len, int prot) { return mprotect(addr, len, prot) == 0 ? 0 : -errno; }
@@ -167,8 +283,6 @@ int pf_mem_protect(void *addr, size_t len, int prot) { return mprotect(addr, len
 int pf_mem_drop(void *addr, size_t len) { return madvise(addr, len, MADV_DONTNEED) == 0 ? 0 : -errno; }
 
 int pf_mem_punch(void *ours, size_t len) { return madvise(ours, len, MADV_REMOVE) == 0 ? 0 : -errno; }
-
-int pf_mem_not_inherited(void *addr, size_t len) { return madvise(addr, len, MADV_DONTFORK) == 0 ? 0 : -errno; }
 
 int pf_mem_resident(void *addr, size_t len) {
   unsigned char seen[SPANS_A_CALL];
@@ -196,15 +310,20 @@ static int own_pidfd(void) {
   }
   fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
   int usable = -2;
+  if (fd < 0 && pf_os_is_exhausted(-errno)) {
+    return usable; /* for now */
+  }
   if (fd >= 0) {
     void *probe = mmap(NULL, pf_os_page_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (probe != MAP_FAILED) {
-      struct iovec span = {.iov_base = probe, .iov_len = pf_os_page_size()};
-      if (syscall(SYS_process_madvise, fd, &span, 1UL, MADV_DONTNEED, 0U) == (long)span.iov_len) {
-        usable = fd;
-      }
-      munmap(probe, pf_os_page_size());
+    if (probe == MAP_FAILED) {
+      close(fd);
+      return usable; /* for now, too */
     }
+    struct iovec span = {.iov_base = probe, .iov_len = pf_os_page_size()};
+    if (syscall(SYS_process_madvise, fd, &span, 1UL, MADV_DONTNEED, 0U) == (long)span.iov_len) {
+      usable = fd;
+    }
+    munmap(probe, pf_os_page_size());
     if (usable < 0) {
       close(fd);
     }
@@ -262,8 +381,13 @@ int pf_mem_wiped_on_fork(_Atomic uint32_t **word) {
   return 0;
 }
 
-extern _Atomic int pf__own_uffd; /* own_uffd.c */
+extern _Atomic int pf__own_uffd[], pf__own_pagemap; /* own_uffd.c */
+unsigned pf_mem_hand_descriptors(void);             /* hand.c */
 
 unsigned pf_os_descriptors(void) {
-  return (atomic_load(&self_pidfd) >= 0 ? 1U : 0U) + (atomic_load(&pf__own_uffd) >= 0 ? 1U : 0U);
+  unsigned count = (atomic_load(&self_pidfd) >= 0 ? 1U : 0U) + (atomic_load(&pf__own_pagemap) >= 0 ? 1U : 0U);
+  for (int which = 0; which < PF_OWNS; which++) {
+    count += atomic_load(&pf__own_uffd[which]) >= 0 ? 1U : 0U;
+  }
+  return count + pf_mem_hand_descriptors();
 }

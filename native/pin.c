@@ -31,23 +31,54 @@ static void add_one(pf_region_t *region, uint64_t page, uint32_t what) {
   region->pins[page] += what;
 }
 
-/* A page that was invalidated while it was pinned goes now. */
-static void drop_stale(pf_region_t *region, uint64_t page) {
-  uint8_t seen = atomic_load(&region->states[page]);
-  if ((seen & PF_STATE) != PF_PRESENT || !(seen & PF_STALE) || (seen & PF_PINNED)) {
-    return;
+/* EVICTING, of a writable region. True: its bytes were the store's, and it is closed with them kept; false: it was written, so it is back. */
+static bool close_clean(pf_region_t *region, uint64_t page) {
+  uint64_t one = page;
+  if (pf_pages_close(region, &one, 1) == 0) {
+    atomic_fetch_and(&region->states[page], (uint8_t)~PF_STALE);
+    pf_pages_return(region, &one, 1);
+    return false;
   }
-  uint8_t next = (uint8_t)((seen & ~(PF_STATE | PF_STALE)) | PF_EVICTING);
-  if (atomic_compare_exchange_strong(&region->states[page], &seen, next)) {
-    uint64_t one = page;
-    if (!pf_pages_drop(region, &one, 1)) {
-      pf_page_settle(region, page, PF_PRESENT | PF_STALE);
+  atomic_fetch_sub(&region->counters.resident, pf_page_size(region));
+  if (pf_marks(region, page) & (PF_M_DIRTY | PF_M_STICKY)) { /* only discarding loses a write: whoever touches it takes it back */
+    pf_budget_staged(region, (int64_t)pf_page_size(region));
+    pf_pages_keep_staged(region, &one, 1);
+    return false;
+  }
+  return true;
+}
+
+/* The kernel refuses to drop it: it is open, with its old bytes. It goes the next time that somebody lets it go. */
+static void stay_stale(pf_region_t *region, uint64_t page) {
+  pf_state_t *byte = &region->states[page];
+  pf_pages_return(region, &page, 1);
+  uint8_t seen = atomic_load(byte);
+  while ((seen & PF_STATE) == PF_PRESENT && !atomic_compare_exchange_weak(byte, &seen, seen | PF_STALE)) {
+  }
+}
+
+void pf_page_drop_stale(pf_region_t *region, uint64_t page) {
+  uint64_t one = page;
+  uint8_t seen = atomic_load(&region->states[page]);
+  do {
+    if ((seen & PF_STATE) != PF_PRESENT || !(seen & PF_STALE) || (seen & PF_PINNED)) {
       return;
     }
+  } while (!atomic_compare_exchange_weak(&region->states[page], &seen, (uint8_t)((seen & ~(PF_STATE | PF_STALE)) | PF_EVICTING)));
+  if (region->writable && !(pf_marks(region, page) & PF_M_DISCARD)) {
+    if (!close_clean(region, page)) {
+      return;
+    }
+    pf_pages_forget(region, &one, 1);
+  } else if (pf_pages_drop(region, &one, 1)) {
     atomic_fetch_sub(&region->counters.resident, pf_page_size(region));
-    pf_budget_uncharge(region, 1);
-    pf_page_settle(region, page, PF_ABSENT);
+  } else {
+    stay_stale(region, page);
+    return;
   }
+  pf_unmark(region, page, PF_M_OF_MEMORY);
+  pf_budget_uncharge(region, 1);
+  pf_page_settle(region, page, PF_ABSENT);
 }
 
 /* pin_lock held. True when it was the last of its kind. */
@@ -102,7 +133,7 @@ void pf_pin_remove(pf_region_t *region, uint64_t first, uint64_t end) {
     pf_budget_pin(region->budget, -(int64_t)(last << region->page_shift));
   }
   for (uint64_t page = first; page < end; page++) {
-    drop_stale(region, page);
+    pf_page_drop_stale(region, page);
   }
 }
 
@@ -127,8 +158,32 @@ int pf_page_hold(pf_region_t *region, uint64_t page) {
     if (!wait || pf_now_ns() >= give_up) {
       return wait ? -EAGAIN : err;
     }
-    drop_stale(region, page);
+    pf_page_drop_stale(region, page);
     pf_sleep_until(pf_now_ns() + 20000ULL); /* a copy of one page */
+  }
+}
+
+int pf_pages_hold(pf_region_t *region, uint64_t first, uint32_t count) {
+  pf_lock(&region->pin_lock);
+  int err = make_table(region);
+  for (uint32_t i = 0; err == 0 && i < count; i++) {
+    err = (region->pins[first + i] & MOST) == MOST ? -EOVERFLOW : 0;
+  }
+  for (uint32_t i = 0; err == 0 && i < count; i++) {
+    add_one(region, first + i, ONE_COPY);
+  }
+  pf_unlock(&region->pin_lock);
+  return err;
+}
+
+void pf_pages_unhold(pf_region_t *region, uint64_t first, uint32_t count) {
+  pf_lock(&region->pin_lock);
+  for (uint32_t i = 0; i < count; i++) {
+    remove_one(region, first + i, ONE_COPY);
+  }
+  pf_unlock(&region->pin_lock);
+  for (uint32_t i = 0; i < count; i++) {
+    pf_page_drop_stale(region, first + i);
   }
 }
 
@@ -141,7 +196,7 @@ bool pf_page_outlive_copies(pf_region_t *region, uint64_t page) {
     if (!wait) {
       return pinned;
     }
-    drop_stale(region, page);
+    pf_page_drop_stale(region, page);
     pf_sleep_until(pf_now_ns() + 20000ULL);
   }
   return true;
@@ -151,5 +206,5 @@ void pf_page_unhold(pf_region_t *region, uint64_t page) {
   pf_lock(&region->pin_lock);
   remove_one(region, page, ONE_COPY);
   pf_unlock(&region->pin_lock);
-  drop_stale(region, page);
+  pf_page_drop_stale(region, page);
 }

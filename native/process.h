@@ -37,6 +37,8 @@ int pf_unix_unlink(const char *path, const uint64_t made[2]);
 int pf_unix_kind(int fd, int *type, bool *listening);
 /* Who was at the other end when it was connected: pid, uid, gid. */
 int pf_unix_peer(int fd, int64_t who[3]);
+/* A pidfd of the process that pf_unix_peer names, whoever has its number by now. -ENOPROTOOPT before 6.5. */
+int pf_unix_peer_pidfd(int fd);
 
 /* --- process.c: pidfds, memory of others --------------------------------------------------------------------------------------- */
 

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 static int identity_of(int fd, pf_identity_t *out) {
@@ -28,8 +29,10 @@ static int identity_of(int fd, pf_identity_t *out) {
   return 0;
 }
 
-static bool same_content(const pf_identity_t *a, const pf_identity_t *b) {
-  return a->device == b->device && a->inode == b->inode && a->size == b->size && a->mtime_s == b->mtime_s && a->mtime_ns == b->mtime_ns;
+/* `written`: by ourselves too, so that the time of the last change says nothing. */
+static bool same_content(const pf_identity_t *a, const pf_identity_t *b, bool written) {
+  return a->device == b->device && a->inode == b->inode && a->size == b->size &&
+         (written || (a->mtime_s == b->mtime_s && a->mtime_ns == b->mtime_ns));
 }
 
 int pf_source_identify(pf_source_t *source) { return identity_of(source->fd, &source->identity[atomic_load(&source->current)]); }
@@ -42,7 +45,7 @@ int pf_source_rebase(pf_source_t *source) {
   uint32_t next = atomic_load(&source->current) ^ 1;
   const pf_identity_t *known = &source->identity[next ^ 1];
   if (stat(source->path, &at_path) == 0 && (at_path.st_dev != known->device || at_path.st_ino != known->inode)) {
-    int fd = open(source->path, O_RDONLY | O_CLOEXEC);
+    int fd = open(source->path, (source->written ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     if (fd < 0) {
       return -errno;
     }
@@ -63,7 +66,7 @@ int pf_source_rebase(pf_source_t *source) {
 static bool file_unchanged(const pf_source_t *source) {
   const pf_identity_t *mapped = &source->identity[atomic_load_explicit(&source->current, memory_order_acquire)];
   pf_identity_t now;
-  if (identity_of(source->fd, &now) != 0 || !same_content(mapped, &now)) {
+  if (identity_of(source->fd, &now) != 0 || !same_content(mapped, &now, source->written)) {
     return false;
   }
   if (now.linked || !mapped->linked) {
@@ -77,11 +80,24 @@ static bool is_permanent(int err) {
   return err == EBADF || err == EISDIR || err == EINVAL || err == EFAULT || err == EOVERFLOW || err == ESPIPE;
 }
 
-static bool read_file(const pf_source_t *source, uint64_t offset, uint8_t *into, size_t len, pf_why_t *why, bool *permanent) {
+/* What the page cache has is read at once (RWF_NOWAIT, 4.14); for the rest the caller may have to wait. */
+static ssize_t read_some(const pf_source_t *source, uint64_t offset, uint8_t *into, size_t len, const pf_wait_t *wait) {
+  struct iovec part = {.iov_base = into, .iov_len = len};
+  if (wait != NULL && wait->tid != 0) { /* a service thread's */
+    ssize_t n = preadv2(source->fd, &part, 1, (off_t)offset, RWF_NOWAIT);
+    if (n > 0) {
+      return n;
+    }
+    pf_about_to_block();
+  }
+  return pread(source->fd, into, len, (off_t)offset);
+}
+
+static bool read_file(const pf_source_t *source, uint64_t offset, uint8_t *into, size_t len, const pf_wait_t *wait, pf_why_t *why, bool *permanent) {
   size_t got = 0;
   *permanent = true;
   while (got < len) {
-    ssize_t n = pread(source->fd, into + got, len - got, (off_t)(source->offset + offset + got));
+    ssize_t n = read_some(source, source->offset + offset + got, into + got, len - got, wait);
     if (n > 0) {
       got += (size_t)n;
     } else if (n == 0) {
@@ -101,11 +117,21 @@ static bool read_file(const pf_source_t *source, uint64_t offset, uint8_t *into,
   return true;
 }
 
-bool pf_source_read(const pf_source_t *source, uint64_t offset, uint8_t *into, size_t len, pf_why_t *why, bool *permanent) {
+/* The bytes may be paged themselves, and the thread that copies them would be their faults' own. */
+static void about_to_copy(const uint8_t *from, const pf_wait_t *wait) {
+  pf_region_t *paged = wait != NULL && wait->tid != 0 ? pf_region_at((uintptr_t)from) : NULL;
+  if (paged != NULL) {
+    pf_region_leave(paged);
+    pf_about_to_block();
+  }
+}
+
+bool pf_source_read(const pf_source_t *source, uint64_t offset, uint8_t *into, size_t len, const pf_wait_t *wait, pf_why_t *why, bool *permanent) {
   switch (source->kind) {
     case PF_SOURCE_FILE:
-      return read_file(source, offset, into, len, why, permanent);
+      return read_file(source, offset, into, len, wait, why, permanent);
     case PF_SOURCE_MEMORY:
+      about_to_copy(source->bytes + offset, wait);
       memcpy(into, source->bytes + offset, len);
       return true;
     case PF_SOURCE_ZERO:
@@ -114,6 +140,54 @@ bool pf_source_read(const pf_source_t *source, uint64_t offset, uint8_t *into, s
   }
   memset(into, 0, len);
   return true;
+}
+
+/* --- writing ------------------------------------------------------------------------------------------------------------------ */
+
+/* Before a write: writing behind the end of a file that was cut off would make a hole of what somebody else took away, and a file that another took the
+ * place of is one that nobody will open again. A file that is cut off between the look and the write is not noticed. */
+bool pf_source_look(const pf_source_t *source, pf_why_t *why) {
+  if (source->kind != PF_SOURCE_FILE || !source->check || file_unchanged(source)) {
+    return true;
+  }
+  *why = (pf_why_t){.code = PF_E_CHANGED};
+  return false;
+}
+
+static bool write_file(const pf_source_t *source, uint64_t offset, const uint8_t *from, size_t len, pf_why_t *why) {
+  for (size_t done = 0; done < len;) {
+    ssize_t n = pwrite(source->fd, from + done, len - done, (off_t)(source->offset + offset + done));
+    if (n > 0) {
+      done += (size_t)n;
+    } else if (n == 0 || errno != EINTR) {
+      *why = (pf_why_t){.code = PF_E_WRITE, .err = n == 0 ? EIO : errno};
+      return false;
+    }
+  }
+  return true;
+}
+
+bool pf_source_write(const pf_source_t *source, uint64_t offset, const uint8_t *from, size_t len, pf_why_t *why) {
+  if (source->kind == PF_SOURCE_FILE) {
+    return write_file(source, offset, from, len, why);
+  }
+  if (source->kind == PF_SOURCE_MEMORY) {
+    memcpy((uint8_t *)(uintptr_t)source->bytes + offset, from, len);
+    return true;
+  }
+  *why = (pf_why_t){.code = PF_E_WRITE, .err = EROFS};
+  return false;
+}
+
+bool pf_source_sync(const pf_source_t *source, pf_why_t *why) {
+  int err = 0;
+  while (source->kind == PF_SOURCE_FILE && fdatasync(source->fd) != 0 && (err = errno) == EINTR) {
+    err = 0;
+  }
+  if (err != 0) {
+    *why = (pf_why_t){.code = PF_E_SYNC, .err = err};
+  }
+  return err == 0;
 }
 
 void pf_source_close(pf_source_t *source) {

@@ -51,6 +51,17 @@ void pf__lock_slow(pf_lock_t *lock) {
   }
 }
 
+bool pf_lock_before(pf_lock_t *lock, uint64_t deadline_ns) {
+  for (uint32_t free_word = 0; !atomic_compare_exchange_strong(&lock->word, &free_word, 1); free_word = 0) {
+    uint64_t now = pf_now_ns();
+    if (now > deadline_ns) {
+      return false;
+    }
+    pf_sleep_until(now + 1000000ULL);
+  }
+  return true;
+}
+
 void pf_mask_signals(sigset_t *before) {
   sigset_t all;
   sigfillset(&all);

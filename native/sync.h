@@ -42,6 +42,9 @@ static inline void pf_unlock(pf_lock_t *lock) {
   }
 }
 
+/* For last words: whoever holds it may be this very thread, or have crashed. False: it was not to be had in time. */
+bool pf_lock_before(pf_lock_t *lock, uint64_t deadline_ns);
+
 /* For threads outside the handler: every signal that can be masked is. Pair them. */
 void pf_mask_signals(sigset_t *before);
 void pf_restore_signals(const sigset_t *before);

@@ -58,7 +58,16 @@
 #define PF_UFFD_API 0xAAULL
 #define PF_UFFD_USER_MODE_ONLY 1 /* 5.11 */
 
-#define PF_UFFD_FEATURE_SIGBUS (1ULL << 7) /* 4.14; the other bits are named in src/kernel/names.ts */
+/* The other bits are named in src/kernel/names.ts. */
+#define PF_UFFD_FEATURE_WP (1ULL << 0)              /* 5.7: write protection */
+#define PF_UFFD_FEATURE_SIGBUS (1ULL << 7)          /* 4.14 */
+#define PF_UFFD_FEATURE_THREAD_ID (1ULL << 8)       /* 4.14: messages say which thread */
+#define PF_UFFD_FEATURE_MINOR_SHMEM (1ULL << 10)    /* 5.14: faults on pages of shared memory that exist, but are not mapped */
+#define PF_UFFD_FEATURE_WP_SHMEM (1ULL << 12)       /* 5.19: also of shared memory */
+#define PF_UFFD_FEATURE_WP_UNPOPULATED (1ULL << 13) /* 6.4 */
+#define PF_UFFD_FEATURE_POISON (1ULL << 14)         /* 6.6 */
+#define PF_UFFD_FEATURE_WP_ASYNC (1ULL << 15)       /* 6.7 */
+#define PF_UFFD_FEATURE_MOVE (1ULL << 16)           /* 6.8 */
 
 struct pf_uffdio_api {
   uint64_t api, features, ioctls;
@@ -98,9 +107,38 @@ struct pf_uffdio_move { /* 6.8 */
   int64_t move;
 };
 
+/* A message of a descriptor without SIGBUS. */
+struct pf_uffd_msg {
+  uint8_t event, reserved[7];
+  union {
+    uint64_t flags; /* of PF_UFFD_EVENT_PAGEFAULT */
+    uint64_t from;  /* of the others: where the range starts; of FORK, in its lower half, the child's descriptor */
+  };
+  union {
+    uint64_t address;
+    uint64_t to; /* the end of a range; of REMAP, where it starts now */
+  };
+  union {
+    struct {
+      uint32_t thread, padding;
+    };
+    uint64_t length; /* of REMAP */
+  };
+};
+_Static_assert(sizeof(struct pf_uffd_msg) == 32, "as the kernel writes them");
+#define PF_UFFD_EVENT_PAGEFAULT 0x12
+#define PF_UFFD_PAGEFAULT_FLAG_WRITE 1ULL
+#define PF_UFFD_PAGEFAULT_FLAG_WP 2ULL
+#define PF_UFFD_PAGEFAULT_FLAG_MINOR 4ULL
+#define PF_UFFD_EVENT_FORK 0x13
+#define PF_UFFD_EVENT_REMAP 0x14
+#define PF_UFFD_EVENT_REMOVE 0x15
+#define PF_UFFD_EVENT_UNMAP 0x16
+
 #define PF_UFFDIO_REGISTER_MODE_MISSING 1ULL
 #define PF_UFFDIO_REGISTER_MODE_WP 2ULL    /* 5.7 */
 #define PF_UFFDIO_REGISTER_MODE_MINOR 4ULL /* 5.13 */
+#define PF_UFFDIO_CONTINUE_MODE_WP 2ULL   /* 6.4 */
 #define PF_UFFDIO_COPY_MODE_DONTWAKE 1ULL  /* the same bit in ZEROPAGE, CONTINUE, POISON and MOVE */
 #define PF_UFFDIO_COPY_MODE_WP 2ULL        /* 5.7; in CONTINUE since 6.4 */
 #define PF_UFFDIO_WRITEPROTECT_MODE_WP 1ULL
@@ -137,6 +175,10 @@ struct pf_pm_scan_arg {
 #define PF_PAGEMAP_SCAN _IOWR('f', 16, struct pf_pm_scan_arg)
 #define PF_PM_SCAN_WP_MATCHING 1ULL
 #define PF_PM_SCAN_CHECK_WPASYNC 2ULL
+#define PF_PAGE_IS_WRITTEN (1ULL << 1)
+#define PF_PAGE_IS_PRESENT (1ULL << 3)
+#define PF_PAGE_IS_SWAPPED (1ULL << 4)
+#define PF_PAGE_IS_PFNZERO (1ULL << 5)
 
 /* --- pidfds -------------------------------------------------------------------------------------------------------------- */
 

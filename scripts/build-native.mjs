@@ -1,4 +1,4 @@
-// Builds the C core into build/Release/pagefault.node with one call of the compiler. The headers come from
+// Builds the C core into build/Release/pagefault.node, or the file that is named, with one call of the compiler. The headers come from
 // node-api-headers, so neither node-gyp nor Node's own headers are needed; Node's symbols are found when it loads the file.
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
@@ -27,7 +27,7 @@ const sources = readdirSync(join(root, 'native'))
   .map((name) => join('native', name));
 if (sources.length === 0) fail('native/ holds no C files.');
 
-const target = join(root, 'build', 'Release', 'pagefault.node');
+const target = process.argv[2] ?? join(root, 'build', 'Release', 'pagefault.node');
 const temporary = `${target}.${process.pid}`;
 mkdirSync(dirname(target), { recursive: true });
 

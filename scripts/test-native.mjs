@@ -49,8 +49,8 @@ function run(command, args, timeoutMs) {
   });
 }
 
-/** Runs the jobs, as many at a time as there are processors; results in the order of the jobs. */
-async function inParallel(jobs) {
+/** Runs the jobs, some at a time; results in the order of the jobs. */
+async function inParallel(jobs, lanes = availableParallelism()) {
   const results = new Array(jobs.length);
   let next = 0;
   const lane = async () => {
@@ -59,7 +59,7 @@ async function inParallel(jobs) {
       results[i] = await jobs[i]();
     }
   };
-  await Promise.all(Array.from({ length: availableParallelism() }, lane));
+  await Promise.all(Array.from({ length: lanes }, lane));
   return results;
 }
 
@@ -142,24 +142,27 @@ for (const variant of used) {
   if (archived.failure !== null) report(`library (${variant})`, archived);
 }
 
-// Run one at a time: tests measure time and may use much memory.
-for (const test of tests) {
-  for (const variant of test.sanitizers) {
-    const what = `${test.name} (${variant})`;
-    const object = objectOf(variant, test.file);
-    if (!good.has(object)) continue; // reported above
-    const binary = join(buildDir, variant, test.name);
-    const args = [...commonFlags, ...variants[variant], object, libraryOf(variant), '-o', binary];
-    const linked = await run(compiler, args, compileTimeoutMs);
-    if (linked.failure !== null) {
-      report(`link ${what}`, linked);
-      continue;
-    }
-    const result = await runTest(binary, variant);
-    const counts = /\d+ passed, \d+ failed.*$/m.exec(result.output);
-    report(what, result, counts === null ? '' : `: ${counts[0]}`);
+async function linkAndRun(test, variant) {
+  const what = `${test.name} (${variant})`;
+  const object = objectOf(variant, test.file);
+  if (!good.has(object)) return; // reported above
+  const binary = join(buildDir, variant, test.name);
+  const args = [...commonFlags, ...variants[variant], object, libraryOf(variant), '-o', binary];
+  const linked = await run(compiler, args, compileTimeoutMs);
+  if (linked.failure !== null) {
+    report(`link ${what}`, linked);
+    return;
   }
+  const result = await runTest(binary, variant);
+  const counts = /\d+ passed, \d+ failed.*$/m.exec(result.output);
+  report(what, result, counts === null ? '' : `: ${counts[0]}`);
 }
+
+// Much of a test is waiting for deadlines, so that more run than there are processors.
+await inParallel(
+  tests.flatMap((test) => test.sanitizers.map((variant) => () => linkAndRun(test, variant))),
+  availableParallelism() + 2,
+);
 
 if (failures > 0) console.log(`${failures} failed`);
 process.exit(failures > 0 ? 1 : 0);

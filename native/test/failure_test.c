@@ -8,15 +8,17 @@
 /* --- reads that fail ------------------------------------------------------------------------------------------------------- */
 
 static _Atomic int fail_with;        /* errno of every read, 0: none */
-static _Atomic uint64_t fail_until;  /* ns, 0: for ever */
+static _Atomic int fail_times;       /* so many reads, 0: all */
 static _Atomic int short_reads;      /* 1: a few bytes at a time, and EINTR between them */
 static _Atomic unsigned reads;
 
 static ssize_t read_file_at(int fd, void *into, size_t len, off_t offset) {
   unsigned number = atomic_fetch_add(&reads, 1);
   int err = atomic_load(&fail_with);
-  uint64_t until = atomic_load(&fail_until);
-  if (err != 0 && (until == 0 || pf_now_ns() < until)) {
+  if (err != 0) {
+    if (atomic_load(&fail_times) > 0 && atomic_fetch_sub(&fail_times, 1) == 1) { /* the last one */
+      atomic_store(&fail_with, 0);
+    }
     errno = err;
     return -1;
   }
@@ -32,9 +34,10 @@ static ssize_t read_file_at(int fd, void *into, size_t len, off_t offset) {
 
 ssize_t pread(int fd, void *into, size_t len, off_t offset) { return read_file_at(fd, into, len, offset); }
 ssize_t pread64(int fd, void *into, size_t len, off_t offset) { return read_file_at(fd, into, len, offset); }
+NOTHING_AT_ONCE
 
-static void fail_reads(int err, uint64_t until) {
-  atomic_store(&fail_until, until);
+static void fail_reads(int err, int times) {
+  atomic_store(&fail_times, times);
   atomic_store(&fail_with, err);
 }
 
@@ -42,15 +45,19 @@ static void tried_again(pf_backend_t backend) {
   pf_region_t *region = open_region(backend, file_source(8 * PAGE), 8 * PAGE, OPTIONS());
   pf_why_t why = {0};
   int passing[] = {EIO, EAGAIN, ENOMEM, ETIMEDOUT, ESTALE};
+  int failed = 0;
   for (size_t i = 0; i < sizeof passing / sizeof *passing; i++) {
     fail_reads(passing[i], 0);
-    uint64_t retries = counter(&region->counters.retries), started = pf_now_ns();
-    EXPECT(!ensure(region, i, 120, false, &why));
-    uint64_t took = pf_now_ns() - started;
-    EXPECT_EQ(why.code, PF_E_STORE);
-    EXPECT_EQ(why.err, passing[i]);
-    EXPECT(took >= 120 * MS && took < 1500 * MS);
-    EXPECT(counter(&region->counters.retries) - retries >= 4);
+    uint64_t retries = counter(&region->counters.retries);
+    for (int tries = 0; tries < 20 && counter(&region->counters.retries) == retries; tries++, failed++) { /* on a busy machine the first read may return after the deadline */
+      uint64_t started = pf_now_ns();
+      EXPECT(!ensure(region, i, 120, true, &why));
+      uint64_t took = pf_now_ns() - started;
+      EXPECT_EQ(why.code, PF_E_STORE);
+      EXPECT_EQ(why.err, passing[i]);
+      EXPECT(took >= 120 * MS && took < SOON);
+    }
+    EXPECT(counter(&region->counters.retries) > retries);
     EXPECT_EQ(state_of(region, i), PF_FAILED);
     EXPECT_EQ(checked_byte(region, i * PAGE), -1 - PF_E_STORE);
     fail_reads(0, 0);
@@ -58,9 +65,9 @@ static void tried_again(pf_backend_t backend) {
     EXPECT_EQ(checked_byte(region, 7 * PAGE), pattern(7 * PAGE)); /* others are well */
   }
   EXPECT_EQ(counter(&region->counters.failed_pages), 5);
-  EXPECT_EQ(counter(&region->counters.failures), 5);
+  EXPECT_EQ(counter(&region->counters.failures), failed);
   EXPECT_EQ(counter(&region->counters.resident), PAGE);
-  EXPECT(ensure(region, 0, 1000, true, &why));
+  EXPECT(ensure(region, 0, LONG_MS, true, &why));
   EXPECT_EQ(touch(region, 5), pattern(5));
   pf_region_invalidate(region, 0, 8); /* heals too */
   EXPECT_EQ(counter(&region->counters.failed_pages), 0);
@@ -77,7 +84,7 @@ static void hopeless_at_once(pf_backend_t backend) {
     uint64_t started = pf_now_ns();
     EXPECT(!ensure(region, i, 20000, false, &why));
     EXPECT_EQ(why.err, hopeless[i]);
-    EXPECT(pf_now_ns() - started < 2000 * MS);
+    EXPECT(pf_now_ns() - started < SOON);
   }
   fail_reads(0, 0);
   EXPECT(close_region(region));
@@ -85,9 +92,9 @@ static void hopeless_at_once(pf_backend_t backend) {
 
 static void heals_in_time(pf_backend_t backend) {
   pf_region_t *region = open_region(backend, file_source(64 * PAGE), 64 * PAGE, OPTIONS(.readahead = (int64_t)(8 * PAGE)));
-  fail_reads(EIO, pf_now_ns() + 60 * MS);
+  fail_reads(EIO, 4);
   EXPECT_EQ(first_difference(region, 0, 64 * PAGE, 0, 64 * PAGE), 64 * PAGE); /* raw touches: they only take longer */
-  EXPECT(counter(&region->counters.retries) >= 3);
+  EXPECT(counter(&region->counters.retries) >= 2);
   EXPECT_EQ(counter(&region->counters.failures), 0);
   fail_reads(0, 0);
   EXPECT(close_region(region));
@@ -135,8 +142,8 @@ static void unreadable_zero(pf_backend_t backend) {
     EXPECT_EQ(counter(&region->counters.resident), 0);
     fail_reads(0, 0);
     pf_why_t why;
-    EXPECT(!ensure(region, 1, 1000, false, &why));
-    EXPECT(ensure(region, 1, 1000, true, &why));
+    EXPECT(!ensure(region, 1, LONG_MS, false, &why));
+    EXPECT(ensure(region, 1, LONG_MS, true, &why));
     EXPECT_EQ(first_difference(region, 0, 4 * size, 0, 4 * size), 4 * size);
     EXPECT_EQ(counter(&region->counters.failed_pages), 0);
     fail_reads(EIO, 0);
@@ -155,7 +162,7 @@ static pf_why_t why_of(pf_region_t *region, uint64_t page) {
   pf_why_t why = {0};
   uint64_t started = pf_now_ns();
   EXPECT(!ensure(region, page, 20000, true, &why));
-  EXPECT(pf_now_ns() - started < 2000 * MS); /* no use in trying again */
+  EXPECT(pf_now_ns() - started < SOON); /* no use in trying again */
   return why;
 }
 
@@ -273,7 +280,7 @@ static void closed_while_retrying(pf_backend_t backend) {
     pthread_join(waiters[i].thread, NULL);
     EXPECT_EQ(waiters[i].why.code, PF_E_CLOSED);
   }
-  EXPECT(pf_now_ns() - started < 2000 * MS);
+  EXPECT(pf_now_ns() - started < SOON);
   fail_reads(0, 0);
   EXPECT_EQ(checked_byte(region, 0), -1 - PF_E_CLOSED);
   EXPECT(close_region(region));
@@ -330,7 +337,7 @@ static int in_child(const char *name, pf_backend_t backend) {
 }
 
 static void raw_touches(pf_backend_t backend) {
-  int fault = backend == PF_BACKEND_SIGNAL ? SIGBUS : SIGSEGV;
+  int fault = fatal_signal(backend);
   ended_t ended;
   run_child("truncated", backend, &ended);
   EXPECT_SIGNAL(&ended, fault);
@@ -348,14 +355,14 @@ static void touched_after_closing(pf_backend_t backend) {
   for (size_t i = 0; i < 3; i++) {
     ended_t ended;
     run_child(names[i], backend, &ended);
-    EXPECT_SIGNAL(&ended, backend == PF_BACKEND_SIGNAL ? SIGBUS : SIGSEGV);
+    EXPECT_SIGNAL(&ended, fatal_signal(backend));
     EXPECT_TEXT(&ended, "ERR_PAGEFAULT_CLOSED");
   }
 }
 
 int main(int count, char **arguments) {
   if (count == 4) {
-    return in_child(arguments[2], strcmp(arguments[3], "signal") == 0 ? PF_BACKEND_SIGNAL : PF_BACKEND_MPROTECT);
+    return in_child(arguments[2], backend_named(arguments[3]));
   }
   test_each("a read that fails is tried again until the deadline, then the page fails until it is healed", tried_again);
   test_each("a read that can never work fails at once", hopeless_at_once);

@@ -116,6 +116,10 @@ static void paths(pf_backend_t backend) {
   EXPECT_EQ(pf_unix_peer(server, who), 0);
   EXPECT_EQ(who[0], getpid());
   EXPECT_EQ(who[1], getuid());
+  int peer = pf_unix_peer_pidfd(server);
+  EXPECT(peer >= 0 || peer == -ENOPROTOOPT); /* before 6.5 */
+  EXPECT_EQ(peer >= 0 ? pf_pidfd_signal(peer, 0) : 0, 0);
+  close(peer);
   close(client);
   close(server);
   close(listener);

@@ -190,7 +190,7 @@ UNWATCHED static uint64_t wrong_byte(const void *memory, uint64_t offset, size_t
 }
 
 static bool soon(_Atomic int *value, int wanted) {
-  for (int i = 0; i < 5000 && atomic_load(value) != wanted; i++) {
+  for (int i = 0; i < LONG_MS && atomic_load(value) != wanted; i++) {
     usleep(1000);
   }
   return atomic_load(value) == wanted;
@@ -332,13 +332,14 @@ static bool is_accessible(const void *memory) {
 static void refused_is_undone(pf_backend_t backend) {
   (void)backend;
   pager_t pager;
-  start_with(&pager, 0, 0, 200);
+  start_with(&pager, 0, 0, 0);
   unsigned fds = count_fds();
   static const int answers[] = {EPERM, -1};
   for (int i = 0; i < 2; i++) {
     pagefault_guest_stage stage = PAGEFAULT_GUEST_AT_ARGUMENTS;
     void *memory = memory_of(PAGEFAULT_GUEST_MMAP, 4 * PAGE), *mapped = memory;
     pager.refuse = answers[i];
+    guest.ack_timeout_ms = answers[i] < 0 ? 200 : 30000; /* short only where no answer comes */
     int err = pagefault_guest_page_at(&guest, memory, 4 * PAGE, 0, PAGEFAULT_GUEST_MMAP, &stage);
     EXPECT_EQ(err, i == 0 ? -EPERM : -ETIMEDOUT);
     EXPECT_EQ(stage, PAGEFAULT_GUEST_AT_PAGER);
@@ -348,6 +349,7 @@ static void refused_is_undone(pf_backend_t backend) {
     EXPECT_EQ(pagefault_guest_map(&guest, 4 * PAGE, 0, &mapped), err);
     EXPECT(mapped == NULL);
     pager.refuse = 0;
+    guest.ack_timeout_ms = 30000;
     EXPECT_EQ(pagefault_guest_page(&guest, memory, 4 * PAGE, 0, PAGEFAULT_GUEST_MMAP), 0);
     EXPECT_EQ(wrong_byte(memory, 0, 4 * PAGE, 0), 4 * PAGE);
     EXPECT_EQ(pagefault_guest_unpage(&guest, memory), 0);
@@ -413,7 +415,7 @@ static void wrong_hellos(pf_backend_t backend) {
     message[cases[i].at] = (uint8_t)cases[i].value;
     uint64_t started = pf_now_ns();
     EXPECT_EQ(connect_with(message, (size_t)cases[i].len, &ours), cases[i].wanted);
-    EXPECT(pf_now_ns() - started < 2000 * MS);
+    EXPECT(pf_now_ns() - started < SOON);
     EXPECT(getenv("PAGEFAULT_GUEST_FD") == NULL);
     EXPECT_EQ(pagefault_guest_page(&guest, page_bytes, PAGE, 0, 0), -ENOTCONN);
     close(ours);
@@ -554,6 +556,29 @@ static void many_at_once(pf_backend_t backend) {
   stop(&pager);
 }
 
+static void *disconnect(void *together) {
+  pthread_barrier_wait(together);
+  return (void *)(intptr_t)pagefault_guest_disconnect(&guest);
+}
+
+static void disconnected_by_two(pf_backend_t backend) {
+  (void)backend;
+  pthread_barrier_t together;
+  pthread_barrier_init(&together, NULL, 2);
+  for (int round = 0; round < 200; round++) {
+    uint8_t message[PFG_MESSAGE];
+    int ours;
+    pthread_t thread;
+    void *theirs;
+    hello(message, 0, 0, 0);
+    must(connect_with(message, sizeof message, &ours) == 0 && pthread_create(&thread, NULL, disconnect, &together) == 0, "a connection");
+    intptr_t mine = (intptr_t)disconnect(&together);
+    pthread_join(thread, &theirs);
+    EXPECT_EQ(mine + (intptr_t)theirs, -ENOTCONN); /* one of them, and the other has ended it */
+    close(ours);
+  }
+}
+
 /* Without a region the process outlives its pager. */
 static void pager_gone_before(pf_backend_t backend) {
   (void)backend;
@@ -573,7 +598,7 @@ static int in_child(void (*body)(void)) {
   must(pid >= 0, "fork");
   if (pid == 0) {
     signal(SIGSEGV, SIG_DFL); /* sanitizers have handlers */
-    alarm(20);
+    alarm(patience(20));
     body();
     _exit(0);
   }
@@ -647,6 +672,7 @@ int main(void) {
   RUN("the page size that the pager wishes for is used where it fits", the_wished_page_size);
   RUN("eight threads fault at once", eight_threads);
   RUN("four threads map and end regions at once", many_at_once);
+  RUN("a connection that two threads end at once is ended once", disconnected_by_two);
   RUN("a process without regions outlives its pager", pager_gone_before);
   return summary();
 }

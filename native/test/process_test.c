@@ -58,7 +58,7 @@ static void ends(pf_backend_t backend) {
 
 static int wait_for_stop(int pidfd, pf_status_t *status) {
   int found = 0;
-  for (int i = 0; i < 5000 && found == 0; i++) {
+  for (int i = 0; i < LONG_MS && found == 0; i++) {
     found = pf_pidfd_wait(pidfd, PF_WAIT_STOPS, status);
     pf_sleep_until(pf_now_ns() + MS);
   }

@@ -128,12 +128,111 @@ static void everything_survives(pf_backend_t backend) {
   EXPECT(close_region(region));
 }
 
+/* --- all that XSAVE knows: x87 with its control word and tags, MXCSR, AVX, AVX-512 with its masks -------------------------------------- */
+
+#define X87_SSE_AVX 0x7u
+#define AVX512 0xe0u /* opmask, the upper halves of zmm0 … 15, zmm16 … 31 */
+#define XSAVE_MAX 16384
+
+void touch_with_xstate(const void *in, void *out, const uint8_t *addr, uint32_t components);
+
+__asm__(
+    ".text\n"
+    "touch_with_xstate:\n"
+    "  sub $8, %rsp\n"
+    "  stmxcsr (%rsp)\n"
+    "  mov %rdx, %r8\n"
+    "  mov %ecx, %eax\n"
+    "  xor %edx, %edx\n"
+    "  xrstor64 (%rdi)\n"
+    "  movb (%r8), %r9b\n" /* the fault */
+    "  xsave64 (%rsi)\n"
+    "  fninit\n"
+    "  ldmxcsr (%rsp)\n"
+    "  add $8, %rsp\n"
+    "  cmp $7, %eax\n"
+    "  jb 1f\n"
+    "  vzeroupper\n"
+    "1:\n"
+    "  ret\n");
+
+static void cpuid(uint32_t leaf, uint32_t sub, uint32_t out[4]) {
+  __asm__ volatile("cpuid" : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3]) : "a"(leaf), "c"(sub));
+}
+
+/* Those of the components wanted that the processor has and the kernel keeps; 0: no XSAVE. */
+static uint32_t components_here(void) {
+  uint32_t words[4], low, high;
+  cpuid(1, 0, words);
+  if (!(words[2] >> 27 & 1)) { /* OSXSAVE */
+    return 0;
+  }
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low & (X87_SSE_AVX | AVX512);
+}
+
+static void fill_random(uint8_t *area, uint32_t components, uint64_t *seed) {
+  uint32_t words[4];
+  for (size_t i = 0; i < 128 + 256; i++) {
+    area[32 + i] = (uint8_t)random_next(seed); /* st0 … st7, xmm0 … xmm15 */
+  }
+  for (unsigned component = 2; component < 8; component++) {
+    if (components >> component & 1) {
+      cpuid(0xd, component, words);
+      for (size_t i = 0; i < words[0]; i++) {
+        area[words[1] + i] = (uint8_t)random_next(seed);
+      }
+    }
+  }
+  uint16_t control = 0x7f | (uint16_t)((random_next(seed) & 3) << 8) | (uint16_t)((random_next(seed) & 3) << 10); /* precision, rounding */
+  uint16_t status = (uint16_t)((random_next(seed) & 7) << 11);                                                   /* the top of its stack */
+  uint32_t mxcsr = 0x1f80u | (uint32_t)(random_next(seed) & 3) << 13 | (uint32_t)(random_next(seed) & 1) << 15 | (uint32_t)(random_next(seed) & 1) << 6;
+  memcpy(area, &control, 2);
+  memcpy(area + 2, &status, 2);
+  area[4] = (uint8_t)random_next(seed); /* which registers are in use */
+  memcpy(area + 24, &mxcsr, 4);
+  uint64_t there = components;
+  memcpy(area + 512, &there, 8);
+}
+
+static void xstate_survives(pf_backend_t backend) {
+  static _Alignas(64) uint8_t in[XSAVE_MAX], out[XSAVE_MAX];
+  enum { PAGES = 64 };
+  uint32_t components = components_here(), words[4];
+  if (components == 0) {
+    return;
+  }
+  pf_region_t *region = open_region(backend, file_source(PAGES * PAGE), PAGES * PAGE, OPTIONS());
+  uint64_t seed = 77;
+  for (uint64_t page = 0; page < PAGES; page++) {
+    memset(in, 0, sizeof in);
+    memset(out, 0, sizeof out);
+    fill_random(in, components, &seed);
+    touch_with_xstate(in, out, region->base + page * PAGE + 9, components);
+    EXPECT(memcmp(in, out, 5) == 0);            /* control, status and tags of x87 */
+    EXPECT(memcmp(in + 24, out + 24, 4) == 0);  /* MXCSR */
+    for (int i = 0; i < 8 && (components & 1); i++) {
+      EXPECT(!(in[4] >> ((i + (in[3] >> 3)) & 7) & 1) || memcmp(in + 32 + 16 * i, out + 32 + 16 * i, 10) == 0);
+    }
+    EXPECT(memcmp(in + 160, out + 160, 256) == 0);
+    for (unsigned component = 2; component < 8; component++) {
+      if (components >> component & 1) {
+        cpuid(0xd, component, words);
+        EXPECT(memcmp(in + words[1], out + words[1], words[0]) == 0);
+      }
+    }
+  }
+  EXPECT_EQ(counter(&region->counters.faults), PAGES);
+  EXPECT(close_region(region));
+}
+
 #endif
 
 int main(void) {
   test_each("errno survives a fault, also one that fails", errno_survives);
 #if defined(__x86_64__)
   test_each("general registers, flags, vectors and rounding modes survive a fault", everything_survives);
+  test_each("x87, its control word, MXCSR and AVX-512 survive a fault", xstate_survives);
 #endif
   return summary();
 }

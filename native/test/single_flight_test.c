@@ -2,7 +2,7 @@
 /*
  * One store read a page however many threads touch it, different pages in parallel, and no stale page after release or invalidate,
  * whatever state the page is in at that moment. The step that opens a page can be held at a gate: ioctl and mprotect of this program
- * are ours, and so is pread.
+ * are ours, and so are pread and fstat.
  */
 #include "support.h"
 
@@ -10,7 +10,7 @@
 
 /* --- the gate before a page is opened ----------------------------------------------------------------------------------- */
 
-typedef enum { NO_GATE, AT_OPEN, AT_READ } gate_t;
+typedef enum { NO_GATE, AT_OPEN, AT_READ, AT_LOOK } gate_t;
 
 static _Atomic int gate_armed, gate_held; /* armed: the next one waits; held: it waits now */
 
@@ -29,7 +29,7 @@ int ioctl(int fd, unsigned long request, ...) {
   va_start(arguments, request);
   void *argument = va_arg(arguments, void *);
   va_end(arguments);
-  if ((request >> 8 & 0xff) == 0xaa && (request & 0xff) == 3) { /* UFFDIO_COPY */
+  if ((request >> 8 & 0xff) == 0xaa && ((request & 0xff) == 3 || (request & 0xff) == 7)) { /* UFFDIO_COPY, UFFDIO_CONTINUE */
     at_gate(AT_OPEN);
   }
   return (int)syscall(SYS_ioctl, fd, request, argument);
@@ -50,6 +50,15 @@ static ssize_t gated_read(int fd, void *into, size_t len, off_t offset) {
 
 ssize_t pread(int fd, void *into, size_t len, off_t offset) { return gated_read(fd, into, len, offset); }
 ssize_t pread64(int fd, void *into, size_t len, off_t offset) { return gated_read(fd, into, len, offset); }
+NOTHING_AT_ONCE
+
+int fstat(int fd, struct stat *out) {
+  struct stat now; /* as the kernel has it, which is not what every C library has */
+  bool seen = syscall(SYS_newfstatat, fd, "", &now, AT_EMPTY_PATH) == 0;
+  *out = seen ? now : *out;
+  at_gate(AT_LOOK);
+  return seen ? 0 : -1;
+}
 
 static bool is_held(void *unused) {
   (void)unused;
@@ -166,7 +175,7 @@ static void in_parallel(pf_backend_t backend) {
   waiting_count = 0;
   test_store_t store = {.serve = serve_together};
   start_store(&store);
-  pf_region_t *region = open_region(backend, pager_source(&store), 64 * PAGE, OPTIONS(.timeout_ms = 5000));
+  pf_region_t *region = open_region(backend, pager_source(&store), 64 * PAGE, OPTIONS());
   toucher_t touchers[RENDEZVOUS];
   for (uint64_t i = 0; i < RENDEZVOUS; i++) {
     start_toucher(&touchers[i], region, 7 * i * PAGE);
@@ -210,7 +219,7 @@ static void changed_while_loading(pf_backend_t backend, void (*change)(pf_region
   pf_region_t *region = open_region(backend, pager_source(&store), 4 * PAGE, OPTIONS());
   toucher_t toucher;
   start_toucher(&toucher, region, 2 * PAGE);
-  EXPECT(wait_until(is_holding, NULL, 5000));
+  EXPECT(wait_until(is_holding, NULL, LONG_MS));
   EXPECT_EQ(state_of(region, 2), PF_LOADING);
   atomic_store(&version, 2);
   change(region);
@@ -229,13 +238,55 @@ static void invalidate_all(pf_region_t *region) { pf_region_invalidate(region, 0
 static void released_while_loading(pf_backend_t backend) { changed_while_loading(backend, release_all); }
 static void invalidated_while_loading(pf_backend_t backend) { changed_while_loading(backend, invalidate_all); }
 
+/* The store says no, for good, to what it is asked of a page that was invalidated meanwhile: with what it has now there may be nothing wrong. */
+static bool refuse_the_old(test_store_t *store, const pf_order_t *order) {
+  if (atomic_load(&store->orders) > 1) {
+    return true;
+  }
+  pf_region_invalidate(store->data, 0, ((pf_region_t *)store->data)->page_count);
+  pf_pager_fail(atomic_load(&store->pager), order->slot, (pf_why_t){.code = PF_E_STORE}, "no such version", NULL, false);
+  return false;
+}
+
+static void refused_while_invalidated(pf_backend_t backend) {
+  test_store_t store = {.serve = refuse_the_old};
+  start_store(&store);
+  pf_region_t *region = open_region(backend, pager_source(&store), 4 * PAGE, OPTIONS());
+  store.data = region;
+  EXPECT_EQ(touch(region, 2 * PAGE), pattern(2 * PAGE));
+  EXPECT_EQ(atomic_load(&store.orders), 2);
+  EXPECT_EQ(counter(&region->counters.failures), 0);
+  EXPECT(close_region(region));
+  stop_store(&store);
+}
+
+/* The file was changed, which the thread that reads a page has seen, but not yet that it counts as it is now. */
+static void changed_while_invalidated(pf_backend_t backend) {
+  char path[64];
+  make_path(path);
+  write_file(path, 0, 4 * PAGE);
+  pf_region_t *region = open_region(backend, file_source_at(path, 0), 4 * PAGE, OPTIONS());
+  must(truncate(path, (off_t)(4 * PAGE + 1)) == 0, "a longer file");
+  toucher_t toucher;
+  atomic_store(&gate_armed, AT_LOOK);
+  start_toucher(&toucher, region, 2 * PAGE);
+  EXPECT(wait_until(is_held, NULL, LONG_MS));
+  EXPECT_EQ(pf_source_rebase(&region->source), 0);
+  invalidate_all(region);
+  open_gate();
+  EXPECT_EQ(join_toucher(&toucher), pattern(2 * PAGE));
+  EXPECT_EQ(counter(&region->counters.failures), 0);
+  EXPECT(close_region(region));
+  unlink(path);
+}
+
 /* A run is given up but for its first page when one of it has become old: the others are not in memory then, where nobody counts them. */
 static void run_given_up(pf_backend_t backend) {
   pf_region_t *region = open_region(backend, file_source(16 * PAGE), 16 * PAGE, OPTIONS(.readahead = (int64_t)(7 * PAGE)));
   toucher_t toucher;
   atomic_store(&gate_armed, AT_READ);
   start_toucher(&toucher, region, 3);
-  EXPECT(wait_until(is_held, NULL, 5000));
+  EXPECT(wait_until(is_held, NULL, LONG_MS));
   EXPECT_EQ(state_of(region, 7), PF_LOADING);
   pf_region_invalidate(region, 5, 6);
   open_gate();
@@ -271,11 +322,11 @@ static void invalidated_while_installing(pf_backend_t backend) {
     atomic_store(&holding, 0);
     atomic_store(&gate_armed, AT_OPEN);
     start_toucher(&toucher, region, 5);
-    EXPECT(wait_until(is_held, NULL, 5000));
+    EXPECT(wait_until(is_held, NULL, LONG_MS));
     EXPECT_EQ(state_of(region, 0), PF_INSTALLING);
     memset(bytes, 2, sizeof bytes);
     must(pthread_create(&invalidator, NULL, invalidate_thread, region) == 0, "a thread");
-    EXPECT(wait_until(has_waiter, region, 5000));
+    EXPECT(wait_until(has_waiter, region, LONG_MS));
     EXPECT_EQ(atomic_load(&holding), 0); /* it may not return before the old bytes are gone */
     open_gate();
     pthread_join(invalidator, NULL);
@@ -366,8 +417,8 @@ static void stale_in_a_storm(pf_backend_t backend) {
     for (int i = 0; i < 3; i++) {
       must(pthread_create(&threads[i], NULL, read_in_storm, &storm) == 0, "a thread");
     }
-    uint64_t end = pf_now_ns() + 700 * MS, seed = 99;
-    while (pf_now_ns() < end) {
+    uint64_t end = pf_now_ns() + 700 * MS, latest = end + SOON, seed = 99;
+    while (pf_now_ns() < end || (value <= 100 && pf_now_ns() < latest)) {
       uint64_t page = random_next(&seed) % STORM_PAGES;
       value++;
       must(pwrite(storm.fd, &value, sizeof value, (off_t)(page * size + 512)) == sizeof value, "a write");
@@ -401,6 +452,8 @@ int main(void) {
   test_each("pages of different threads are read in parallel", in_parallel);
   test_each("a page that is released while it is read is read again", released_while_loading);
   test_each("a page that is invalidated while it is read is read again", invalidated_while_loading);
+  test_each("a page that is invalidated while its read fails is read again", refused_while_invalidated);
+  test_each("a page of a changed file that is accepted while the page is read is read again", changed_while_invalidated);
   test_each("a run of which one page became old is given up and leaves nothing in memory", run_given_up);
   test_each("a page that is invalidated while it is opened is gone when invalidate returns", invalidated_while_installing);
   test_each("pinned pages stay when they are released, and invalidating them takes effect at the last unpin", invalidated_while_pinned);

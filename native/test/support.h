@@ -21,12 +21,23 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+/* For programs that replace pread: the page cache has nothing at once, so that the service thread reads as everybody else does. */
+#define NOTHING_AT_ONCE                                                                             \
+  ssize_t preadv2(int fd, const struct iovec *parts, int count, off_t offset, int flags) {          \
+    (void)fd, (void)parts, (void)count, (void)offset, (void)flags;                                  \
+    errno = EAGAIN;                                                                                 \
+    return -1;                                                                                      \
+  }
 
 #define UNWATCHED __attribute__((unused, noinline, no_sanitize("address", "thread", "undefined")))
 #define MS 1000000ULL
 #define PAGE pf_os_page_size()
+#define SOON (10000 * MS)    /* what ends at once does so within this, however busy the machine */
+#define LONG_MS 20000         /* to wait for what must come */
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SLOW 1 /* an instrumented build: fewer rounds */
@@ -76,11 +87,38 @@ static inline void on_alarm(int number) {
   _exit(3);
 }
 
-static inline const char *backend_name(pf_backend_t backend) { return backend == PF_BACKEND_SIGNAL ? "signal" : "mprotect"; }
+/* So many seconds, times PF_TEST_PATIENCE: where a machine is emulated, all takes longer. */
+static inline unsigned patience(unsigned seconds) {
+  const char *times = getenv("PF_TEST_PATIENCE");
+  return times == NULL ? seconds : seconds * (unsigned)atoi(times);
+}
+
+static inline const char *backend_name(pf_backend_t backend) {
+  static const char *const names[] = {"signal", "mprotect", "memfd", "thread"};
+  return names[backend];
+}
+
+/* What a thread dies of whose page cannot be had. */
+static inline int fatal_signal(pf_backend_t backend) { return backend == PF_BACKEND_MPROTECT || backend == PF_BACKEND_THREAD ? SIGSEGV : SIGBUS; }
+
+static inline pf_backend_t backend_named(const char *name) {
+  pf_backend_t backend = PF_BACKEND_SIGNAL;
+  while (backend < PF_BACKEND_THREAD && strcmp(name, backend_name(backend)) != 0) {
+    backend++;
+  }
+  return backend;
+}
 
 static inline bool backend_works(pf_backend_t backend) {
   pf_uffd_probe_t probe;
   pf_uffd_probe(&probe);
+  if (backend == PF_BACKEND_MEMFD && pf_own_uffd_offers_shared() != (PF_OWN_MINOR | PF_OWN_PROTECT)) {
+    return false;
+  }
+  bool device;
+  if (backend == PF_BACKEND_THREAD && pf_own_uffd_may(true, &device) != 0) {
+    return false;
+  }
   return backend == PF_BACKEND_MPROTECT || probe.user_mode_errno == 0;
 }
 
@@ -88,7 +126,7 @@ static inline void run_one(const char *sentence, const char *suffix, void (*body
   snprintf(current_test, sizeof current_test, "%s%s", sentence, suffix);
   atomic_store(&unmet, 0);
   signal(SIGALRM, on_alarm);
-  alarm(60);
+  alarm(patience(60));
   uint64_t started = pf_now_ns();
   body(backend);
   alarm(0);
@@ -117,6 +155,8 @@ static inline void test_on(pf_backend_t backend, const char *sentence, void (*bo
 static inline void test_each(const char *sentence, void (*body)(pf_backend_t)) {
   test_on(PF_BACKEND_SIGNAL, sentence, body);
   test_on(PF_BACKEND_MPROTECT, sentence, body);
+  test_on(PF_BACKEND_MEMFD, sentence, body);
+  test_on(PF_BACKEND_THREAD, sentence, body);
 }
 
 static inline int summary(void) {
@@ -147,12 +187,29 @@ UNWATCHED static void fill_pattern(uint8_t *into, uint64_t offset, size_t len) {
   }
 }
 
+#if TSAN
+extern char pf__told; /* own_uffd.c */
+void __tsan_acquire(void *addr);
+void __tsan_release(void *addr);
+#define TOUCHING() __tsan_release(&pf__told)
+#define TOUCHED() __tsan_acquire(&pf__told)
+#else
+#define TOUCHING() ((void)0)
+#define TOUCHED() ((void)0)
+#endif
+
 /* One raw touch. */
-UNWATCHED static uint8_t touch_address(const uint8_t *addr) { return *(const volatile uint8_t *)addr; }
+UNWATCHED static uint8_t read_address(const uint8_t *addr) { return *(const volatile uint8_t *)addr; }
+static inline uint8_t touch_address(const uint8_t *addr) {
+  TOUCHING();
+  uint8_t byte = read_address(addr);
+  TOUCHED();
+  return byte;
+}
 static inline uint8_t touch(const pf_region_t *region, uint64_t offset) { return touch_address(region->base + offset); }
 
 /* The first offset in [from, end) whose byte is not `pattern(bias + offset)` below `have`, or not zero from there on; or `end`. */
-UNWATCHED static uint64_t first_difference(const pf_region_t *region, uint64_t from, uint64_t end, uint64_t bias, uint64_t have) {
+UNWATCHED static uint64_t find_difference(const pf_region_t *region, uint64_t from, uint64_t end, uint64_t bias, uint64_t have) {
   const volatile uint8_t *bytes = region->base;
   for (uint64_t i = from; i < end; i++) {
     if (bytes[i] != (i < have ? pattern(bias + i) : 0)) {
@@ -167,6 +224,13 @@ static inline uint64_t random_next(uint64_t *seed) {
   *seed ^= *seed >> 7;
   *seed ^= *seed << 17;
   return *seed;
+}
+
+static inline uint64_t first_difference(const pf_region_t *region, uint64_t from, uint64_t end, uint64_t bias, uint64_t have) {
+  TOUCHING();
+  uint64_t at = find_difference(region, from, end, bias, have);
+  TOUCHED();
+  return at;
 }
 
 /* --- sources ------------------------------------------------------------------------------------------------------------ */
@@ -274,6 +338,15 @@ static inline bool ensure(pf_region_t *region, uint64_t page, uint64_t timeout_m
   return there;
 }
 
+/* The bytes that it freed. */
+static inline uint64_t release(pf_region_t *region, uint64_t first, uint64_t end) {
+  sigset_t before;
+  pf_mask_signals(&before);
+  uint64_t freed = pf_region_release(region, first, end);
+  pf_restore_signals(&before);
+  return freed;
+}
+
 /* What a checked read of one byte gives, or -1 - code. */
 static inline int checked_byte(pf_region_t *region, uint64_t offset) {
   uint8_t byte = 0;
@@ -313,6 +386,7 @@ struct test_store {
   uint8_t *buffers; /* one for each slot */
   size_t buffer_len;
   void (*on_start)(test_store_t *store); /* on its thread */
+  void (*between)(test_store_t *store);  /* on its thread, when no order waits, or NULL */
 };
 
 static inline uint8_t *store_buffer(test_store_t *store, uint32_t slot) {
@@ -353,6 +427,9 @@ static inline void *store_loop(void *data) {
         store_answer(store, &order);
       }
     }
+    if (store->between != NULL) {
+      store->between(store);
+    }
     struct pollfd event = {.fd = store->event_fd, .events = POLLIN};
     poll(&event, 1, 2);
     uint64_t count;
@@ -380,6 +457,13 @@ static inline void stop_store(test_store_t *store) {
   atomic_store(&store->stop, 1);
   pthread_join(store->thread, NULL);
   pf_mem_unmap(store->buffers, PF_PAGER_SLOTS * store->buffer_len);
+}
+
+/* For `serve`: never answers. */
+static inline bool stay_silent(test_store_t *store, const pf_order_t *order) {
+  (void)store;
+  (void)order;
+  return false;
 }
 
 static inline pf_source_t pager_source(test_store_t *store) {
@@ -421,7 +505,7 @@ typedef struct {
 static inline void become_child(const char *name, pf_backend_t backend) {
   char *arguments[] = {"test", "child", (char *)name, (char *)backend_name(backend), NULL};
   setenv("TSAN_OPTIONS", "halt_on_error=1:atexit_sleep_ms=0", 1);
-  alarm(20);
+  alarm(patience(20));
   execv("/proc/self/exe", arguments);
   _exit(126);
 }
