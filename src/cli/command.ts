@@ -22,6 +22,8 @@ export interface Command {
   readonly options: Readonly<Record<string, Option>>;
   /** Without any argument the help is shown, on stderr, in place of an error. */
   readonly helpWhenBare?: boolean;
+  /** What its first argument chooses among, by name. Each is called by both names: `serve pages`. It has no arguments of its own then. */
+  readonly parts?: Readonly<Record<string, () => Promise<Command>>>;
   /** Shown first in the help. */
   readonly examples: ReadonlyArray<{ readonly line: string; readonly what: string }>;
   run(args: Arguments, output: Output, signal: AbortSignal): Promise<ExitCode>;
@@ -135,7 +137,8 @@ function checkOption(command: Command, options: Readonly<Record<string, Option>>
     if (token.value !== undefined) throw usageError(`${token.rawName} takes no value`);
     return true;
   }
-  const missing = token.value === undefined || (token.inlineValue !== true && token.value.startsWith('-'));
+  const missing =
+    token.value === undefined || (token.inlineValue !== true && token.value !== '-' && token.value.startsWith('-'));
   if (missing) throw usageError(`${token.rawName} needs a value: ${token.rawName} ${option.value}`);
   return token.value ?? '';
 }

@@ -3,8 +3,14 @@
  * functions from numbers to a report, so that every case can be tested on any machine. Main thread.
  */
 import { errnoNames } from '../errors/from-native.js';
-import { kernelModeFixes, NO_PROCESS_MADVISE, userfaultfdRefusal } from '../kernel/probe-reasons.js';
+import {
+  kernelFaultsRefusal,
+  kernelModeFixes,
+  NO_PROCESS_MADVISE,
+  userfaultfdRefusal,
+} from '../kernel/probe-reasons.js';
 import type { NativeProbe } from '../native/binding.js';
+import { memfdRefused, threadRefused } from '../segment/backend.js';
 
 /** Names of the bits of `features`, from bit 0 on: linux/userfaultfd.h. */
 export const FEATURE_NAMES = [
@@ -67,7 +73,7 @@ export interface Diagnosis {
 
 /** The whole report for a probe. */
 export function diagnose(probe: NativeProbe): Diagnosis {
-  const backends = [signalBackend(probe), mprotectBackend(probe), ...laterBackends(probe)];
+  const backends = [signalBackend(probe), mprotectBackend(probe), memfdBackend(probe), threadBackend(probe), KERNEL];
   return {
     supported: backends.some((backend) => backend.works === 'yes'),
     kernel: probe.kernel,
@@ -104,7 +110,13 @@ function access(errno: number): Access {
 
 function signalBackend(probe: NativeProbe): BackendDiagnosis {
   const name = 'signal';
-  if (probe.userfaultfdErrno !== 0) return { name, works: 'no', ...userfaultfdRefusal(probe) };
+  if (probe.engineErrno !== 0) return { name, works: 'no', ...userfaultfdRefusal(probe) };
+  if (probe.features === 0n && probe.servedByDevice) {
+    // Its features are not known, but the device is newer than the one that is needed.
+    const reason =
+      'userfaultfd is had from /dev/userfaultfd, the system call is refused; the thread that touches a page answers its own fault';
+    return { name, works: 'yes', reason, fixes: [] };
+  }
   if ((probe.features & (1n << BigInt(SIGBUS_BIT))) === 0n) {
     const reason = 'userfaultfd works, but without the feature SIGBUS (Linux 4.14)';
     return { name, works: 'no', reason, fixes: ['Use a newer kernel.'] };
@@ -124,23 +136,38 @@ function mprotectBackend(probe: NativeProbe): BackendDiagnosis {
   return { name, works: 'no', reason: `a memfd cannot be mapped twice and protected here (${errno})`, fixes };
 }
 
-/** Backends of later releases. What they will need is reported now, so that a machine can be prepared. */
-function laterBackends(probe: NativeProbe): BackendDiagnosis[] {
-  const later = 'not in this release';
-  const ready = probe.kernelFaultsErrno === 0 || probe.deviceErrno === 0;
-  const thread = ready
-    ? `${later}; what it needs is allowed here`
-    : `${later}; it needs faults of the kernel, refused here`;
-  return [
-    { name: 'memfd', works: 'later', reason: later, fixes: [] },
-    { name: 'thread', works: 'later', reason: thread, fixes: ready ? [] : kernelModeFixes(probe) },
-    { name: 'kernel', works: 'later', reason: later, fixes: [] },
-  ];
+function memfdBackend(probe: NativeProbe): BackendDiagnosis {
+  const name = 'memfd';
+  if (probe.engineErrno !== 0) return { name, works: 'no', ...userfaultfdRefusal(probe) };
+  const refused = memfdRefused(probe, false);
+  if (refused !== undefined) return { name, works: 'no', reason: refused, fixes: ['Use a newer kernel.'] };
+  const readOnly = memfdRefused(probe, true);
+  const reason = 'shared memory that is opened page by page (minor faults); only where it is asked for';
+  return {
+    name,
+    works: 'yes',
+    reason: readOnly === undefined ? reason : `${reason}; read-only: ${readOnly}`,
+    fixes: [],
+  };
 }
+
+function threadBackend(probe: NativeProbe): BackendDiagnosis {
+  const name = 'thread';
+  const refused = threadRefused(probe, false);
+  if (refused !== undefined) {
+    const reason = probe.engineErrno === 0 ? kernelFaultsRefusal(probe).reason : refused;
+    return { name, works: 'no', reason, fixes: kernelModeFixes(probe) };
+  }
+  const from = probe.servedByDevice ? ', from /dev/userfaultfd' : '';
+  const reason = `a service thread brings pages to system calls, too${from}; where it is asked for (kernelFaults: true)`;
+  return { name, works: 'yes', reason, fixes: [] };
+}
+
+const KERNEL: BackendDiagnosis = { name: 'kernel', works: 'later', reason: 'not in this release', fixes: [] };
 
 function advice(probe: NativeProbe): string[] {
   const given: string[] = [];
-  if (probe.userfaultfdErrno !== 0 && probe.maxMapCount > 0 && probe.maxMapCount <= DEFAULT_MAX_MAP_COUNT) {
+  if (probe.engineErrno !== 0 && probe.maxMapCount > 0 && probe.maxMapCount <= DEFAULT_MAX_MAP_COUNT) {
     given.push(
       `mprotect uses one kernel mapping for each run of pages. Random access to a large segment is faster with more than ${probe.maxMapCount}: sysctl -w vm.max_map_count=1048576`,
     );

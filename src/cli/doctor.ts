@@ -82,7 +82,7 @@ function render(report: Report, terminal: Terminal): string[] {
 /** The last line: whether anything can be paged, and which backend is picked. */
 function verdict(): string {
   try {
-    const { backend, reason } = chooseBackend('auto', probe());
+    const { backend, reason } = chooseBackend({ backend: 'auto', writable: false, kernelFaults: false }, probe());
     return `pagefault works here. Backend 'auto' is ${backend}: ${reason}.`;
   } catch (error) {
     return `pagefault cannot work here: ${reasonOf(error)}`;

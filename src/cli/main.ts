@@ -12,6 +12,9 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   doctor: async () => (await import('./doctor.js')).doctor,
   map: async () => (await import('./map-file.js')).mapFile,
   paging: async () => (await import('./paging/index.js')).paging,
+  top: async () => (await import('./top.js')).top,
+  serve: async () => (await import('./serve/index.js')).serve,
+  workingset: async () => (await import('./working-set.js')).workingSet,
 };
 
 async function allCommands(): Promise<Command[]> {
@@ -37,6 +40,22 @@ async function findCommand(name: string): Promise<Command> {
   throw usageError(name.startsWith('-') ? `there is no option ${name}` : `there is no command '${name}'`, hint);
 }
 
+/** The part of a command that the first of its arguments names, and the others. A command without parts comes back with all of them. */
+async function findPart(command: Command, rest: readonly string[]): Promise<[Command, readonly string[]]> {
+  const { name, parts } = command;
+  const [first, ...others] = rest;
+  if (parts === undefined || first === undefined || first === '--help' || first === '-h') return [command, rest];
+  const names = Object.keys(parts);
+  const load = names.includes(first) ? parts[first] : undefined;
+  if (load !== undefined) return [await load(), others];
+  const meant = nearest(first, names);
+  const hint =
+    meant === undefined
+      ? `There ${names.length > 1 ? 'are' : 'is'} ${names.join(', ')}; see pagefault ${name} --help.`
+      : `Did you mean ${name} ${meant}?`;
+  throw usageError(first.startsWith('-') ? `${name} has no option ${first}` : `${name} has no part '${first}'`, hint);
+}
+
 /** `a, b and c`. */
 function listed(names: readonly string[]): string {
   return `${names.slice(0, -1).join(', ')} and ${names.at(-1)}`;
@@ -52,13 +71,16 @@ async function dispatch(argv: readonly string[], output: Output, signal: AbortSi
     return print(generalHelp(await allCommands()));
   }
   if (name === '--version' || name === '-v') return print(version());
-  if (name === 'help') return print(commandHelp(await findCommand(rest[0] ?? '')));
-  const command = await findCommand(name);
-  if (rest.length === 0 && command.helpWhenBare === true) {
+  if (name === 'help') {
+    const [wanted] = await findPart(await findCommand(rest[0] ?? ''), rest.slice(1));
+    return print(commandHelp(wanted));
+  }
+  const [command, given] = await findPart(await findCommand(name), rest);
+  if (given.length === 0 && command.helpWhenBare === true) {
     process.stderr.write(`${commandHelp(command)}\n`);
     return EXIT.usage;
   }
-  const args = parseCommand(command, rest);
+  const args = parseCommand(command, given);
   if (args.flag('help')) return print(commandHelp(command));
   return await command.run(args, output, signal);
 }

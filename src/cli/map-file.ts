@@ -16,7 +16,7 @@ import { PATTERNS, type Pattern } from './patterns.js';
 import { type Reading, readAll, readPages, type Task } from './verify.js';
 
 const DEFAULT_TOUCHES = 10_000;
-const BACKENDS = ['auto', 'signal', 'mprotect'] as const;
+const BACKENDS = ['auto', 'signal', 'mprotect', 'memfd', 'thread'] as const;
 
 interface Plan {
   path: string;
@@ -137,7 +137,7 @@ export const mapFile: Command = {
     pattern: { value: 'NAME', help: 'seq (all of it, the default), random or zipf' },
     touches: { value: 'N', help: `pages to touch with random and zipf; default ${DEFAULT_TOUCHES}` },
     readahead: { value: 'SIZE', help: 'auto (the default), 0, or a fixed size' },
-    backend: { value: 'NAME', help: 'auto (the default), signal or mprotect' },
+    backend: { value: 'NAME', help: 'auto (the default), signal, mprotect or memfd' },
     store: { value: 'MODULE', help: 'a store module of yours, opened with { path: FILE }, instead of the file itself' },
   },
   examples: [

@@ -8,8 +8,8 @@ export function wrongType(message: string, code: ArgumentErrorCode = 'ERR_PAGEFA
 }
 
 /** A RangeError with a code. */
-export function outOfRange(message: string): RangeError {
-  return Object.assign(new RangeError(message), { code: 'ERR_PAGEFAULT_OUT_OF_RANGE' satisfies ArgumentErrorCode });
+export function outOfRange(message: string, code: ArgumentErrorCode = 'ERR_PAGEFAULT_OUT_OF_RANGE'): RangeError {
+  return Object.assign(new RangeError(message), { code });
 }
 
 /** What a value looks like in a sentence: short, never a whole object. */

@@ -21,7 +21,26 @@ export type PageErrorCode =
   /** All of the budget is pinned. */
   | 'ERR_PAGEFAULT_BUDGET'
   /** A system call on the fault path failed. */
-  | 'ERR_PAGEFAULT_SYSTEM';
+  | 'ERR_PAGEFAULT_SYSTEM'
+  /** The store could not write the page; it is still modified. */
+  | 'ERR_PAGEFAULT_STORE_WRITE'
+  /** The store could not make durable what was written; it all is still modified. */
+  | 'ERR_PAGEFAULT_STORE_SYNC';
+
+/** Why a source of pages for other processes cannot give one. */
+export type PageSourceErrorCode =
+  /** It has fewer bytes than the page: `got` of `expected`. */
+  | 'ERR_PAGEFAULT_SHORT'
+  /** It cannot be opened: `path`. */
+  | 'ERR_PAGEFAULT_OPEN'
+  /** What a page server sent is not what it was asked for. */
+  | 'ERR_PAGEFAULT_PROTOCOL'
+  /** Reading failed: `cause`. */
+  | 'ERR_PAGEFAULT_IO'
+  /** The thread that would run it cannot be started. */
+  | 'ERR_PAGEFAULT_SPAWN'
+  /** It did not answer within `faultTimeoutMs`: `cause` is what the last try said. */
+  | 'ERR_PAGEFAULT_TIMEOUT';
 
 /** Every code of a {@link PagefaultError}. */
 export type PagefaultErrorCode =
@@ -30,6 +49,12 @@ export type PagefaultErrorCode =
   | 'ERR_PAGEFAULT_CLOSED'
   /** The handle names a segment that is closed. */
   | 'ERR_PAGEFAULT_STALE_HANDLE'
+  /** The memory is paged by another segment that is open; `segment` names the one that was to be mapped. */
+  | 'ERR_PAGEFAULT_SEGMENT_OVERLAP'
+  /** Pages in the range are modified: flush or discard them first. */
+  | 'ERR_PAGEFAULT_DIRTY'
+  /** Pages in the range are pinned. */
+  | 'ERR_PAGEFAULT_PINNED'
   /** The operation was cancelled. */
   | 'ERR_PAGEFAULT_ABORTED'
   /** This platform, runtime or kernel cannot do it. */
@@ -42,6 +67,8 @@ export type PagefaultErrorCode =
   | 'ERR_PAGEFAULT_STORE_MODULE'
   /** What the store module returned is not a page store. */
   | 'ERR_PAGEFAULT_STORE_INVALID'
+  /** The store cannot write, so it cannot be mapped with `writable: true`. */
+  | 'ERR_PAGEFAULT_STORE_READ_ONLY'
   /** The store's `close` failed. */
   | 'ERR_PAGEFAULT_STORE_CLOSE'
   /** UFFDIO_COPY stopped on its way: `copied` bytes are in place. */
@@ -63,11 +90,36 @@ export type PagefaultErrorCode =
   /** What a child sent to its pager is not what was agreed, or it ended before it said anything. */
   | 'ERR_PAGEFAULT_GUEST_HANDSHAKE'
   /** A child that is paged, or its pager, is gone. */
-  | 'ERR_PAGEFAULT_GUEST_GONE';
+  | 'ERR_PAGEFAULT_GUEST_GONE'
+  /** The supervisor of a daemon's guests cannot be had, or refuses. */
+  | 'ERR_PAGEFAULT_SUPERVISOR'
+  /** A file is not a working set, or one of a version that this release does not know; or it is missing or cannot be read or written. */
+  | 'ERR_PAGEFAULT_WORKING_SET'
+  /** A working set is cut off, was changed, or has pages that its snapshot does not have. */
+  | 'ERR_PAGEFAULT_WORKING_SET_DAMAGED'
+  /** A working set was recorded of another snapshot. */
+  | 'ERR_PAGEFAULT_WORKING_SET_FOREIGN'
+  /** An address lies in none of the regions that a `Pager` was given. */
+  | 'ERR_PAGEFAULT_OUT_OF_REGION'
+  | PageSourceErrorCode;
 
 /** Codes of the TypeErrors and RangeErrors that wrong arguments give. */
 export type ArgumentErrorCode =
   | 'ERR_PAGEFAULT_INVALID_ARGUMENT'
   | 'ERR_PAGEFAULT_UNKNOWN_OPTION'
+  /** The segment was not mapped with `writable: true`. */
+  | 'ERR_PAGEFAULT_READ_ONLY'
   | 'ERR_PAGEFAULT_NOT_YET'
-  | 'ERR_PAGEFAULT_OUT_OF_RANGE';
+  | 'ERR_PAGEFAULT_OUT_OF_RANGE'
+  /** A range begins at address 0, or its buffer is detached and has no memory. */
+  | 'ERR_PAGEFAULT_NULL_BASE'
+  /** A range or a buffer is empty. */
+  | 'ERR_PAGEFAULT_ZERO_SIZE'
+  /** A range does not begin at a page, or its buffer does not, and therefore holds too few whole pages. */
+  | 'ERR_PAGEFAULT_BASE_NOT_ALIGNED'
+  /** A range does not end at a page, or its buffer does not, and therefore cannot hold the last page. */
+  | 'ERR_PAGEFAULT_SIZE_NOT_ALIGNED'
+  /** Pages of this size are not to be had: here, or in this memory. */
+  | 'ERR_PAGEFAULT_PAGE_SIZE_UNAVAILABLE'
+  /** More than the memory has. */
+  | 'ERR_PAGEFAULT_OUT_OF_BOUNDS';

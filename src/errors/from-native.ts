@@ -29,18 +29,34 @@ export function errnoError(errno: number, syscall: string): Error {
   return Object.assign(new Error(`${code}: ${description}, ${syscall}`), { code, errno: -errno, syscall });
 }
 
-/** The error that stands for a page that could not be had. */
+/** The system call that an errno is of. */
+function syscallOf(code: string): string {
+  if (code === 'ERR_PAGEFAULT_STORE_WRITE') return 'write';
+  return code === 'ERR_PAGEFAULT_STORE_SYNC' ? 'fdatasync' : 'read';
+}
+
+/** The sentence, and what the system said. */
+function withErrno({ errno, message }: NativeFailure): string {
+  if (errno === 0) return message;
+  const { code, description } = errnoNames(errno);
+  return `${message} (${code}: ${description})`;
+}
+
+/** The error that stands for a page that could not be had or written, or for a store that could not sync. */
 export function toPageError(failure: NativeFailure, where: Where | undefined): PagefaultError {
+  const { code, errno, offset } = failure;
   const name = where?.name ?? 'unknown';
-  if (failure.code === 'ERR_PAGEFAULT_CLOSED') return new ClosedError(name);
-  const cause = deserializeCause(failure.cause) ?? (failure.errno > 0 ? errnoError(failure.errno, 'read') : undefined);
-  const place = where === undefined ? '' : `page at offset ${failure.offset} of segment "${name}": `;
-  return new PageError(failure.code as PageErrorCode, `${place}${failure.message}`, {
-    cause,
-    segment: where?.name,
-    offset: failure.offset,
-    page: where === undefined ? undefined : Math.floor(failure.offset / where.pageSize),
-    errno: failure.errno > 0 ? failure.errno : undefined,
+  if (code === 'ERR_PAGEFAULT_CLOSED') return new ClosedError(name);
+  const thrown = deserializeCause(failure.cause);
+  const cause = thrown ?? (errno > 0 ? errnoError(errno, syscallOf(code)) : undefined);
+  const message = thrown === undefined ? withErrno(failure) : failure.message;
+  const details = { cause, segment: where?.name, errno: errno > 0 ? errno : undefined };
+  if (where === undefined) return new PageError(code as PageErrorCode, message, { ...details, offset });
+  if (code === 'ERR_PAGEFAULT_STORE_SYNC') return new PageError(code, `segment "${name}": ${message}`, details); // of no page
+  return new PageError(code as PageErrorCode, `page at offset ${offset} of segment "${name}": ${message}`, {
+    ...details,
+    offset,
+    page: Math.floor(offset / where.pageSize),
   });
 }
 
@@ -62,7 +78,7 @@ export function fromNative(error: unknown, where?: Where): unknown {
     case 'ERR_PAGEFAULT_CLOSED':
       return new ClosedError(name);
     case 'ERR_PAGEFAULT_STALE_HANDLE':
-      return new StaleHandleError(name);
+      return new StaleHandleError(name, message);
     case 'ERR_PAGEFAULT_UNSUPPORTED':
       return new UnsupportedError(message);
     case 'ERR_PAGEFAULT_SYSTEM':

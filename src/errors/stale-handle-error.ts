@@ -2,10 +2,10 @@
 
 import { PagefaultError } from './pagefault-error.js';
 
-/** Every holder of the segment has closed it, so the handle opens nothing any more. */
+/** Every holder of the segment has closed it, or it is not of this process and copy of the library, so the handle opens nothing. `why` says which. */
 export class StaleHandleError extends PagefaultError {
-  constructor(segment: string) {
-    super('ERR_PAGEFAULT_STALE_HANDLE', `the handle of segment "${segment}" is stale: the segment has been closed`, {
+  constructor(segment: string, why = 'the segment has been closed') {
+    super('ERR_PAGEFAULT_STALE_HANDLE', `the handle of segment "${segment}" is stale: ${why}`, {
       segment,
     });
   }

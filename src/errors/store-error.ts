@@ -8,8 +8,10 @@ export type StoreErrorCode =
   | 'ERR_PAGEFAULT_STORE_EMPTY'
   | 'ERR_PAGEFAULT_STORE_MODULE'
   | 'ERR_PAGEFAULT_STORE_INVALID'
+  | 'ERR_PAGEFAULT_STORE_READ_ONLY'
   | 'ERR_PAGEFAULT_STORE_CLOSE'
   | 'ERR_PAGEFAULT_STORE_GONE'
+  | 'ERR_PAGEFAULT_SPAWN'
   | 'ERR_PAGEFAULT_TIMEOUT';
 
 /** The store as a whole cannot be used: `map` rejects with it, and `close` where the store's own `close` failed. */

@@ -1,5 +1,6 @@
 /** What a pager counts. Plain numbers, one set a process; the pager's thread. */
 
+import { type HandlerCounts, handlerCounts } from './handler-counts.js';
 import { Latencies, type Percentiles } from './latency.js';
 
 export class Counters {
@@ -25,10 +26,18 @@ export class Counters {
   failures = 0;
   /** From the moment the fault could be read to the moment the page was in place. */
   readonly service: Latencies = new Latencies();
+
+  copy(): Counters {
+    const copy = new Counters();
+    const { service, ...numbers } = this;
+    Object.assign(copy, numbers);
+    copy.service.merge(service);
+    return copy;
+  }
 }
 
 /** Plain numbers, taken at once. */
-export interface GuestStats {
+export interface GuestStats extends HandlerCounts {
   readonly faults: number;
   readonly duplicates: number;
   readonly writeFaults: number;
@@ -51,5 +60,5 @@ export interface GuestStats {
 
 export function readCounters(counters: Counters, residentBytes: number, savedBytes: number): GuestStats {
   const { service, ...numbers } = counters;
-  return { ...numbers, residentBytes, savedBytes, serviceNs: service.percentiles() };
+  return { ...numbers, residentBytes, savedBytes, serviceNs: service.percentiles(), ...handlerCounts() };
 }

@@ -40,14 +40,15 @@ export class Evictor {
     const { pages } = this.#region;
     const before = pages.states.slice(first, first + count);
     for (let page = first; page < first + count; page++) pages.set(page, GUEST_PAGE.evicting);
+    let isProtected: boolean;
     try {
       const deadline = performance.now() + this.#host.faultTimeoutMs;
-      await eventually(this.#region, deadline, () => this.#uffd.writeProtect(range));
+      isProtected = await eventually(this.#region, deadline, () => this.#uffd.writeProtect(range));
       if (this.#region.over) return;
-      for (let i = 0; i < count; i++) {
+      for (let i = 0; i < count && isProtected; i++) {
         if (before[i] !== GUEST_PAGE.present) this.#save(first + i, range.address + BigInt(i * this.#region.pageSize));
       }
-      await this.#host.drop(range.address, range.byteLength);
+      if (isProtected) await this.#host.drop(range.address, range.byteLength);
     } catch (error) {
       if (this.#region.over) return;
       // They are still there. What nobody knows is `open`; a write fault is answered in either state.
@@ -55,8 +56,22 @@ export class Evictor {
       this.#uffd.wake(range);
       throw error;
     }
+    if (!isProtected && count > 1) {
+      await this.#evictEach(first, before);
+      return;
+    }
     for (let i = 0; i < count && !this.#region.over; i++) this.#evicted(first + i);
     if (!this.#region.over) this.#uffd.wake(range); // whoever waited to write
+  }
+
+  /** One of them is not the child's any more, and those behind it are not protected: each for itself. That one has gone as it is. */
+  async #evictEach(first: number, before: Uint8Array): Promise<void> {
+    const each = [...before].map((state, i) => {
+      if (this.#region.rangeOf(first + i) === undefined) return this.#evicted(first + i);
+      this.#region.pages.set(first + i, state);
+      return this.evict([first + i]);
+    });
+    await Promise.all(each);
   }
 
   /** Of what is missing by now the child has given up, the store has what it is. */

@@ -22,13 +22,15 @@ export class Latencies {
   readonly #counts = new Float64Array(BUCKETS);
   #count = 0;
   #max = 0;
+  #sum = 0;
 
   /** Values below 64 ns have a bucket each; above, each power of two has 64. */
-  add(ns: number): void {
+  add(ns: number, times = 1): void {
     const value = ns > 0 ? Math.round(ns) : 0;
     const index = Math.min(bucketOf(value), BUCKETS - 1);
-    this.#counts[index] = (this.#counts[index] ?? 0) + 1;
-    this.#count += 1;
+    this.#counts[index] = (this.#counts[index] ?? 0) + times;
+    this.#count += times;
+    this.#sum += value * times;
     if (value > this.#max) this.#max = value;
   }
 
@@ -36,7 +38,13 @@ export class Latencies {
   merge(other: Latencies): void {
     for (let i = 0; i < BUCKETS; i++) this.#counts[i] = (this.#counts[i] ?? 0) + (other.#counts[i] ?? 0);
     this.#count += other.#count;
+    this.#sum += other.#sum;
     this.#max = Math.max(this.#max, other.#max);
+  }
+
+  /** Of all values, in nanoseconds. */
+  get sum(): number {
+    return this.#sum;
   }
 
   percentiles(): Percentiles {

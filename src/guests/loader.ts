@@ -13,8 +13,9 @@ import { reasonOf } from '../errors/reason.js';
 import { UffdError } from '../errors/uffd-error.js';
 import type { Range, Resolution, Uffd } from '../kernel/index.js';
 import { pageSize } from '../kernel/range.js';
-import { How } from '../pager/read.js';
+import { HowToRead } from '../pager/how.js';
 import { isPermanent, pauseBeforeRetry } from '../pager/retry.js';
+import { AFTER_STOP_MS } from './eventually.js';
 import { GUEST_PAGE } from './pages.js';
 import type { GuestRegion, RegionHost } from './region.js';
 import type { Supply } from './source.js';
@@ -77,7 +78,7 @@ export class Loader {
       this.#install(load, saved.bytes);
       return;
     }
-    const how = new How(load.ahead ? 2 : load.write ? 1 : 0);
+    const how = new HowToRead(load.ahead ? 2 : load.write ? 1 : 0);
     const buffer = this.#buffer ?? new Uint8Array(this.#region.pageSize);
     this.#buffer = undefined; // the store may come back here before it has answered
     let supply: Supply | Promise<Supply>;
@@ -108,7 +109,7 @@ export class Loader {
   }
 
   /** Waits, but not beyond the load's deadline. */
-  #await<T>(load: Load, promise: Promise<T>, then: (value: T) => void, how?: How): void {
+  #await<T>(load: Load, promise: Promise<T>, then: (value: T) => void, how?: HowToRead): void {
     let over = false;
     const end = (): boolean => {
       const first = !over;
@@ -230,14 +231,17 @@ export class Loader {
 
   /** The child changes its memory at this moment, and says so with an event that is to be read first. */
   #later(load: Load): void {
-    if (performance.now() > load.deadline) {
+    let again = load;
+    if (performance.now() > load.deadline && this.#host.isStopped?.() === true) {
+      again = { ...load, deadline: performance.now() + Math.max(AFTER_STOP_MS, this.#host.faultTimeoutMs) };
+    } else if (performance.now() > load.deadline) {
       const error = new GuestError('ERR_PAGEFAULT_TIMEOUT', `the memory of process ${this.#host.pid} kept changing`, {
         pid: this.#host.pid,
       });
       this.#giveUp(load, error);
       return;
     }
-    this.#again.push(load);
+    this.#again.push(again);
     if (this.#again.length === 1) setImmediate(() => this.#host.guard(() => this.#region.look()));
   }
 
@@ -260,13 +264,12 @@ export class Loader {
     }
     const offset = this.#offsetOf(load.page);
     const wanted = Math.min(this.#region.pageSize, this.#host.source.byteLength - offset);
-    this.#await(load, hold(offset, wanted), (holding) => {
-      try {
-        this.#install(load, supply, true);
-      } finally {
-        holding[Symbol.dispose]();
-      }
-    });
+    const holding = hold(offset, wanted);
+    this.#await(load, holding, () => this.#install(load, supply, true));
+    holding.then(
+      (held) => held[Symbol.dispose](), // it has been installed, or nobody waited for it any more
+      () => {},
+    );
   }
 
   #failed(load: Load, error: unknown): void {

@@ -26,7 +26,8 @@ import {
   MESSAGE_BYTES,
   type RegionMessage,
 } from './protocol.js';
-import { GuestRegion, type RegionHost, type RegionParts } from './region.js';
+import { GuestRegion, type RegionHost, type RegionParts, type ServedBy } from './region.js';
+import { fitsThreads, type RegionThreads, Threads } from './region-threads.js';
 import { Residency } from './residency.js';
 import type { GuestSource } from './source.js';
 import { checkReadahead, checkStrategy, type Policy, type Strategy } from './strategy.js';
@@ -41,7 +42,8 @@ export interface ProcessParts {
   readonly faultTimeoutMs: number;
   readonly handshakeTimeoutMs: number;
   readonly onFailure: 'kill' | 'poison';
-  readonly busyPollUs: number;
+  /** Undefined: nothing was asked for. */
+  readonly busyPollUs: number | undefined;
   readonly observe: Observe | undefined;
   readonly watchStatus: WatchStatus | undefined;
 }
@@ -68,6 +70,9 @@ function clockOffset(): number {
   }
   return offset;
 }
+
+/** Microseconds, where nothing was asked for. */
+const BUSY_POLL_US = 50;
 
 /** How long a process whose memory is gone may take to be gone itself. */
 const ENDING_MS = 5000;
@@ -100,6 +105,8 @@ export class PagedProcess extends EventEmitter {
   readonly #residency: Residency;
   readonly #memory: ChildMemory;
   readonly #dropping = new Map<number, Dropping>();
+  /** Once there was a region for them. */
+  #threads: Threads | undefined;
   readonly #host: RegionHost;
   /** Node has taken the child's end, so that no zombie is left. */
   readonly #reaped: Promise<void>;
@@ -144,6 +151,8 @@ export class PagedProcess extends EventEmitter {
       guard: (job) => this.#guard(job),
       pageFailed: (_region, _page, error) => this.#pageFailed(error),
       broken: (error) => this.#broken(error),
+      isStopped: () => this.#isStopped(),
+      isAlive: () => !this.#over && parts.pidfd.isAlive(),
     };
     this.#applyPolicy();
     this.#watches.push(parts.socket.onReadable(() => this.#hear()));
@@ -176,7 +185,10 @@ export class PagedProcess extends EventEmitter {
     return this.#parts.policy.strategy;
   }
 
-  /** Takes effect with the next fault; `eager` brings what is missing at once, `budget` takes away what is too much. */
+  /**
+   * Takes effect with the next fault; `eager` brings what is missing at once, `budget` takes away what is too much. What threads of the core had answered, the event
+   * loop does from the first `read-ahead` or `budget` on.
+   */
   set strategy(value: Strategy) {
     const strategy = checkStrategy('strategy', value);
     if (strategy === 'budget' && this.#regions.some((region) => !region.over && !region.writeProtect)) {
@@ -187,6 +199,7 @@ export class PagedProcess extends EventEmitter {
       );
     }
     this.#parts.policy.strategy = strategy;
+    if (!this.#mayUseThreads()) this.#takeBack();
     this.#applyPolicy();
     if (strategy !== 'eager') return;
     for (const region of this.#regions) region.loadAll().catch((error) => this.#broken(asError(error)));
@@ -197,19 +210,37 @@ export class PagedProcess extends EventEmitter {
     this.#parts.policy.readahead = checkReadahead('readahead', pages);
   }
 
-  /** Service times in full, for percentiles over several processes. */
+  /**
+   * Who answers the child's faults: threads of the core, whatever the event loop does, or the event loop. Which it is depends on the store and on what was asked for
+   * (docs/guests/spawn-paged.md), and may differ from region to region: 'threads' where at least one is theirs.
+   */
+  get servedBy(): ServedBy {
+    const regions = this.#regions;
+    const theirs =
+      regions.length === 0 ? this.#mayUseThreads() : regions.some(({ servedBy }) => servedBy === 'threads');
+    return theirs ? 'threads' : 'event loop';
+  }
+
+  /** Service times in full, for percentiles over several processes. Of faults that threads have answered, each is known to within a factor of two, and their sum exactly. */
   get latencies(): Latencies {
-    return this.#counters.service;
+    return this.#counted().service;
   }
 
   stats(): GuestStats {
     let resident = 0;
     let saved = 0;
     for (const region of this.#regions) {
-      resident += region.pages.resident * region.pageSize;
-      saved += region.pages.saved.size * region.pageSize;
+      resident += region.residentBytes;
+      saved += region.savedBytes;
     }
-    return readCounters(this.#counters, resident, saved);
+    return readCounters(this.#counted(), resident, saved);
+  }
+
+  #counted(): Counters {
+    if (this.#threads === undefined) return this.#counters;
+    const all = this.#counters.copy();
+    for (const region of this.#regions) region.count(all);
+    return all;
   }
 
   /** Sends a signal through the pidfd, which never reaches another process that got the same number. */
@@ -313,14 +344,20 @@ export class PagedProcess extends EventEmitter {
       this.#isReady();
     };
     if (policy.strategy !== 'eager') go();
-    else region.loadAll().then(go, (error) => this.#broken(asError(error)));
+    else {
+      region
+        .loadAll()
+        .then(go)
+        .catch((error) => this.#broken(asError(error)));
+    }
   }
 
   /** Memory for the states of very many pages, or a place in the event loop, may be refused. */
   #newRegion(parts: RegionParts): GuestRegion {
     try {
-      const region = new GuestRegion(parts, this.#host);
-      this.#watches.push(this.#watch(region, parts.uffd));
+      const threads = this.#threadsFor(parts);
+      const region = new GuestRegion(parts, this.#host, threads);
+      if (threads === undefined) this.#watches.push(this.#watch(region, parts.uffd));
       return region;
     } catch (error) {
       parts.uffd.close(); // the child waits for its answer, and touches nothing
@@ -328,9 +365,33 @@ export class PagedProcess extends EventEmitter {
     }
   }
 
+  /** Nothing that was asked for needs a decision, or an event, of JavaScript at each fault. */
+  #mayUseThreads(): boolean {
+    const { source, policy, observe, onFailure, busyPollUs } = this.#parts;
+    const { strategy, trackWrites } = policy;
+    const wished = trackWrites || observe !== undefined || onFailure === 'poison' || busyPollUs !== undefined;
+    return source.native !== undefined && !wished && (strategy === 'on-demand' || strategy === 'eager');
+  }
+
+  #threadsFor(parts: RegionParts): RegionThreads | undefined {
+    const { source, pidfd, faultTimeoutMs } = this.#parts;
+    if (source.native === undefined || !this.#mayUseThreads() || !fitsThreads(parts, source)) return undefined;
+    this.#threads ??= Threads.open(source.native);
+    return this.#threads?.take(parts, { pidfd, faultTimeoutMs });
+  }
+
+  #takeBack(): void {
+    this.#guard(() => {
+      for (const region of this.#regions) {
+        const uffd = region.takeBack();
+        if (uffd !== undefined) this.#watches.push(this.#watch(region, uffd));
+      }
+    });
+  }
+
   #watch(region: GuestRegion, uffd: Uffd): Watch {
     const serve = (events: UffdEvent[], at: number): void => this.#guard(() => region.serve(events, at - CLOCK_OFFSET));
-    return uffd.onEvents(serve, { busyPollUs: this.#parts.busyPollUs }, (error) => this.#broken(error));
+    return uffd.onEvents(serve, { busyPollUs: this.#parts.busyPollUs ?? BUSY_POLL_US }, (error) => this.#broken(error));
   }
 
   #guard(job: () => void): void {
@@ -361,6 +422,7 @@ export class PagedProcess extends EventEmitter {
     const serial = this.#serial;
     return new Promise((resolve, reject) => {
       const late = (): void => {
+        if (!this.#dropping.has(serial)) return;
         if (this.#isStopped()) timer = this.#inTime(late);
         else done(() => reject(this.#wrong(`did not take pages away within ${this.#parts.faultTimeoutMs} ms`)));
       };
@@ -375,8 +437,9 @@ export class PagedProcess extends EventEmitter {
     });
   }
 
+  /** After the deadline, and after what has arrived by then was heard: an event loop that was busy is told of the time first. */
   #inTime(late: () => void): NodeJS.Timeout {
-    return setTimeout(late, this.#parts.faultTimeoutMs);
+    return setTimeout(() => setImmediate(late), this.#parts.faultTimeoutMs);
   }
 
   /** A child that was stopped (Ctrl-Z, a debugger) answers when it goes on. */
@@ -463,6 +526,7 @@ export class PagedProcess extends EventEmitter {
 
   #finish(status: ChildStatus): void {
     if (this.#over) return;
+    this.#hearThreads();
     this.#over = true;
     clearTimeout(this.#handshake);
     clearTimeout(this.#probing);
@@ -474,8 +538,24 @@ export class PagedProcess extends EventEmitter {
     this.#parts.pidfd.close();
     this.#announce(status);
     this.#notReady(this.#wrong(`${describeEnd(status)} before it handed over any memory`));
-    const closed = this.#parts.source.close().catch(() => {}); // nobody reads from it any more
+    const closed = this.#closeSource().catch(() => {}); // nobody reads from it any more
     Promise.all([closed, this.#reaped]).then(() => this.#ended(status));
+  }
+
+  /** They may have killed it, and said why: a look at their numbers waits for the turn that is under way. */
+  #hearThreads(): void {
+    this.#guard(() => {
+      for (const region of this.#regions) region.count(new Counters());
+      this.#threads?.hear();
+    });
+  }
+
+  async #closeSource(): Promise<void> {
+    try {
+      await this.#threads?.close();
+    } finally {
+      await this.#parts.source.close();
+    }
   }
 
   /** With whatever nobody took: a descriptor of a kind that a hostile child has chosen may take its time to close, so that is not waited for. */

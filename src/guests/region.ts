@@ -2,13 +2,15 @@
  * One range of another process's memory: its faults are read from a userfaultfd and answered from a source. All of it runs on one
  * thread, the pager's, between two turns of its event loop; what is asynchronous leaves the page in state LOADING or EVICTING.
  *
+ * Or threads of the core do all that (region-threads.ts), and this is how they are looked at, until the region is over or is taken back.
+ *
  * Order within one turn: everything that can be read is read; what changes the memory (remap, remove, unmap) is applied before any fault
  * is answered, because the kernel hands faults out first and a page that was given up must not be filled from before.
  */
 
 import { constants } from 'node:os';
 import { GuestError } from '../errors/guest-error.js';
-import { asError } from '../errors/reason.js';
+import { asError, reasonOf } from '../errors/reason.js';
 import { SystemError } from '../errors/system-error.js';
 import type { Range, Uffd, UffdEvent } from '../kernel/index.js';
 import { pageSize } from '../kernel/range.js';
@@ -20,6 +22,7 @@ import { GivenUp } from './given-up.js';
 import { type Load, Loader } from './loader.js';
 import { GUEST_PAGE, Pages } from './pages.js';
 import type { GuestMemoryKind } from './protocol.js';
+import type { RegionThreads } from './region-threads.js';
 import type { Residency } from './residency.js';
 import type { GuestSource } from './source.js';
 import { Spans } from './spans.js';
@@ -32,6 +35,9 @@ const MESSAGES = 64;
 const READS = 16;
 /** Pages that `eager` has under way at once: the deadline of each runs from when it is asked for. */
 const BATCH = 256;
+
+/** Who answers faults: threads of the core, whatever JavaScript does meanwhile, or JavaScript itself. */
+export type ServedBy = 'threads' | 'event loop';
 
 /** What a region needs of the process it belongs to. */
 export interface RegionHost {
@@ -52,6 +58,10 @@ export interface RegionHost {
   pageFailed(region: GuestRegion, page: number, error: Error): 'poison' | 'killed';
   /** Nothing can be answered any more. */
   broken(error: Error): void;
+  /** False once the process has ended. */
+  isAlive?(): boolean;
+  /** It was stopped (Ctrl-Z, a debugger), and does nothing until it goes on. */
+  isStopped?(): boolean;
 }
 
 export interface RegionParts {
@@ -73,12 +83,15 @@ export class GuestRegion {
   readonly pageSize: number;
   readonly memory: GuestMemoryKind;
   readonly writeProtect: boolean;
-  readonly pages: Pages;
+  readonly #pages: Pages;
   /** False until the child has its answer: before that it takes no pages away. */
   #answered = true;
   readonly #uffd: Uffd;
   readonly #host: RegionHost;
-  readonly #spans: Spans;
+  #spans: Spans;
+  /** Whoever answers instead of the event loop. */
+  #threads: RegionThreads | undefined;
+  #servedBy: ServedBy = 'event loop';
   readonly #loader: Loader;
   readonly #evictor: Evictor;
   readonly #givenUp: GivenUp;
@@ -96,26 +109,63 @@ export class GuestRegion {
   #settling: (() => void)[] = [];
   #over = false;
 
-  constructor(parts: RegionParts, host: RegionHost) {
+  constructor(parts: RegionParts, host: RegionHost, threads?: RegionThreads) {
     this.index = parts.index;
     this.address = parts.address;
     this.byteLength = parts.byteLength;
     this.pageSize = parts.pageSize;
     this.memory = parts.memory;
     this.writeProtect = parts.writeProtect;
-    this.pages = new Pages(Math.ceil(parts.byteLength / parts.pageSize));
+    this.#pages = new Pages(Math.ceil(parts.byteLength / parts.pageSize));
     this.#uffd = parts.uffd;
     this.#spans = new Spans(parts.address, parts.byteLength);
     this.#host = host;
     this.step = parts.memory === 'hugetlb' ? parts.pageSize : pageSize();
-    this.#givenUp = new GivenUp(this.pages, Math.max(1, parts.pageSize / this.step));
+    this.#givenUp = new GivenUp(this.#pages, Math.max(1, parts.pageSize / this.step));
     this.#loader = new Loader(this, parts.uffd, parts.storeOffset, host);
     this.#evictor = new Evictor(this, parts.uffd, host, this.#givenUp, (page) => this.#serveWanted(page));
     host.residency.add(this);
+    this.#threads = threads;
+    if (threads === undefined) return;
+    this.#servedBy = 'threads';
+    threads.listen(
+      (page, error) => this.#failedThere(page, error),
+      () => this.#host.guard(() => this.#goneThere()),
+    );
   }
 
   get over(): boolean {
     return this.#over;
+  }
+
+  isStopped(): boolean {
+    return this.#host.isStopped?.() === true;
+  }
+
+  /** The states of its pages. Those of threads are looked at now, all of them. */
+  get pages(): Pages {
+    this.#threads?.refresh(this.#pages);
+    return this.#pages;
+  }
+
+  /** Who answers its faults; of one that is over, who did last. */
+  get servedBy(): ServedBy {
+    return this.#servedBy;
+  }
+
+  /** Bytes that are there now. */
+  get residentBytes(): number {
+    return (this.#threads?.numbers().present ?? this.#pages.resident) * this.pageSize;
+  }
+
+  /** Bytes that the pager keeps because the child wrote them and they were evicted. */
+  get savedBytes(): number {
+    return this.#pages.saved.size * this.pageSize;
+  }
+
+  /** Adds what threads have counted; what the event loop does is counted where it is done. */
+  count(counters: Counters): void {
+    this.#threads?.count(counters);
   }
 
   /** Where the page lies now; undefined when the child has unmapped it. */
@@ -126,6 +176,9 @@ export class GuestRegion {
 
   /** Whether a page of this region lies in the range now. */
   overlaps(address: bigint, byteLength: number): boolean {
+    const end = address + BigInt(byteLength);
+    if (this.#threads !== undefined)
+      return this.#threads.areas().some((area) => area.start < end && address < area.end);
     return !this.#over && !this.#spans.within(address, address + BigInt(byteLength)).next().done;
   }
 
@@ -135,11 +188,12 @@ export class GuestRegion {
    */
   end(): void {
     if (this.#over) return;
+    this.#letGo();
     this.#over = true;
     this.#loader.end();
     this.#wanted.clear();
     this.#uffd.close();
-    this.pages.saved.clear();
+    this.#pages.saved.clear();
     this.#settle();
   }
 
@@ -149,7 +203,8 @@ export class GuestRegion {
     if (this.#over || range === undefined) return;
     try {
       this.#uffd.removeWriteProtection(range);
-      if (this.pages.state(0) === GUEST_PAGE.present) this.pages.set(0, GUEST_PAGE.open);
+      if (this.#threads === undefined && this.#pages.state(0) === GUEST_PAGE.present)
+        this.#pages.set(0, GUEST_PAGE.open);
     } catch (error) {
       if (error instanceof SystemError && error.errno === ESRCH) this.vanished();
     }
@@ -162,13 +217,66 @@ export class GuestRegion {
 
   /** The child has given all of it up, and goes on: nothing of it counts in the budget any more. */
   #unmapped(): void {
+    const counted = this.#threads === undefined;
     this.end();
-    for (let page = 0; page < this.pages.count; page++) {
-      const loading = this.pages.state(page) === GUEST_PAGE.loading && !this.#queued.has(page);
-      const held = this.pages.isResident(page) || loading;
-      this.pages.set(page, GUEST_PAGE.absent);
-      if (held) this.#host.residency.leave(this);
+    for (let page = 0; page < this.#pages.count; page++) {
+      const loading = this.#pages.state(page) === GUEST_PAGE.loading && !this.#queued.has(page);
+      const held = this.#pages.isResident(page) || loading;
+      this.#pages.set(page, GUEST_PAGE.absent);
+      if (held && counted) this.#host.residency.leave(this);
     }
+  }
+
+  /* --- threads of the core ------------------------------------------------------------------------------------------- */
+
+  /** They have no part in it any more; what they have done is known here. */
+  #letGo(): void {
+    const threads = this.#threads;
+    if (threads === undefined) return;
+    threads.end(); // what they have told is heard in there
+    if (this.#threads === undefined) return;
+    threads.refresh(this.#pages);
+    threads.count(this.#host.counters);
+    threads.close();
+    this.#threads = undefined;
+  }
+
+  /** From here on the event loop answers: whoever calls this watches what is returned. Threads of the child that wait ask again. */
+  takeBack(): Uffd | undefined {
+    if (this.#threads === undefined || this.#over) return undefined;
+    const areas = this.#threads.stop();
+    this.#letGo();
+    if (this.#over) return undefined;
+    this.#servedBy = 'event loop';
+    const spans = areas.map(({ start, end, firstPage }) => ({
+      address: start,
+      byteLength: Number(end - start),
+      offset: firstPage * this.pageSize,
+    }));
+    const moved = spans.some(({ address, offset }) => address !== this.address + BigInt(offset));
+    this.#spans = Spans.of(spans, moved);
+    for (let page = 0; page < this.#pages.count; page++) {
+      if (this.#pages.state(page) === GUEST_PAGE.loading) this.#pages.set(page, GUEST_PAGE.absent);
+      else if (this.#pages.isResident(page)) this.#host.residency.enter(this, page);
+    }
+    for (const { address, byteLength } of spans) this.#soon(() => this.#uffd.wake({ address, byteLength }));
+    return this.#uffd;
+  }
+
+  #failedThere(page: number | undefined, error: GuestError): void {
+    const { pid } = this.#host;
+    if (page === undefined) {
+      this.#host.broken(new GuestError('ERR_PAGEFAULT_GUEST_GONE', error.message, { cause: error, pid }));
+      return;
+    }
+    const { cause = error } = error; // the segment's, where it is known
+    const sentence = `page ${page} of region ${this.index} of process ${pid} cannot be had: ${reasonOf(cause)}`;
+    this.#host.pageFailed(this, page, new GuestError('ERR_PAGEFAULT_GUEST_GONE', sentence, { cause, pid }));
+  }
+
+  /** Unmapped, or another program's now. Of a process that has ended, whoever waits for that hears. */
+  #goneThere(): void {
+    if (!this.#over && this.#host.isAlive?.() !== false) this.#unmapped();
   }
 
   /* --- events -------------------------------------------------------------------------------------------------------- */
@@ -236,7 +344,7 @@ export class GuestRegion {
    */
   #removed(begin: number, end: number): void {
     const first = Math.floor(begin / this.pageSize);
-    const last = Math.min(this.pages.count, Math.ceil(end / this.pageSize));
+    const last = Math.min(this.#pages.count, Math.ceil(end / this.pageSize));
     let count = 0;
     for (let page = first; page < last; page++) {
       const at = page * this.pageSize;
@@ -244,7 +352,7 @@ export class GuestRegion {
         this.#removedPart(page, Math.max(0, begin - at), Math.min(this.pageSize, end - at));
         continue;
       }
-      const state = this.pages.state(page);
+      const state = this.#pages.state(page);
       if (state === GUEST_PAGE.evicting) {
         this.#removedPart(page, 0, this.pageSize);
         continue;
@@ -252,8 +360,8 @@ export class GuestRegion {
       this.#givenUp.forget(page);
       if (state === GUEST_PAGE.loading) continue;
       if (state !== GUEST_PAGE.absent) count += 1;
-      const resident = this.pages.isResident(page);
-      this.pages.set(page, GUEST_PAGE.absent);
+      const resident = this.#pages.isResident(page);
+      this.#pages.set(page, GUEST_PAGE.absent);
       if (resident) this.#host.residency.leave(this);
     }
     if (count === 0) return;
@@ -283,13 +391,13 @@ export class GuestRegion {
       return;
     }
     const load = this.#newLoad(page, event.access === 'write', false, since);
-    const state = this.pages.state(page);
+    const state = this.#pages.state(page);
     if (state === GUEST_PAGE.loading || state === GUEST_PAGE.evicting) {
       counters.duplicates += 1;
       this.#wanted.set(page, load);
       return;
     }
-    if (this.pages.isResident(page)) {
+    if (this.#pages.isResident(page)) {
       this.#lookAgain(load);
       return;
     }
@@ -323,9 +431,9 @@ export class GuestRegion {
       if (range !== undefined) this.#uffd.wake(range);
       return;
     }
-    const before = this.pages.state(page);
+    const before = this.#pages.state(page);
     this.#givenUp.mark(page);
-    this.pages.set(page, GUEST_PAGE.loading);
+    this.#pages.set(page, GUEST_PAGE.loading);
     this.#loader.load({ ...load, before });
   }
 
@@ -346,13 +454,13 @@ export class GuestRegion {
   }
 
   #writeFault(page: number): void {
-    const state = this.pages.state(page);
+    const state = this.#pages.state(page);
     const range = this.rangeOf(page);
     if (state === GUEST_PAGE.evicting || range === undefined) return; // woken when the page is gone: then it is a miss
     if (state === GUEST_PAGE.present) {
       this.#host.counters.writeFaults += 1;
-      this.pages.set(page, GUEST_PAGE.dirty);
-      this.pages.saved.delete(page);
+      this.#pages.set(page, GUEST_PAGE.dirty);
+      this.#pages.saved.delete(page);
       this.tell({ type: 'written', page });
     }
     this.#soon(() => this.#allowWrites(page, range));
@@ -363,7 +471,7 @@ export class GuestRegion {
    * anew stays so too, and faults again. Where none should be, none is watched.
    */
   #allowWrites(page: number, range: Range): void {
-    const state = this.pages.state(page);
+    const state = this.#pages.state(page);
     if (state === GUEST_PAGE.evicting) return;
     if (state === GUEST_PAGE.present || state === GUEST_PAGE.loading) this.#uffd.wake(range);
     else this.#uffd.removeWriteProtection(range);
@@ -386,8 +494,8 @@ export class GuestRegion {
   #demand(load: Load): void {
     const { policy, residency, counters } = this.#host;
     const { page } = load;
-    if (this.pages.state(page) === GUEST_PAGE.evicted) counters.reloads += 1;
-    this.pages.set(page, GUEST_PAGE.loading);
+    if (this.#pages.state(page) === GUEST_PAGE.evicted) counters.reloads += 1;
+    this.#pages.set(page, GUEST_PAGE.loading);
     this.#queued.add(page);
     const begin = (): void => {
       if (!this.#queued.delete(page) || this.#over) return;
@@ -399,10 +507,10 @@ export class GuestRegion {
   }
 
   #readAhead(page: number): void {
-    const last = Math.min(this.pages.count, page + this.#host.policy.readahead);
+    const last = Math.min(this.#pages.count, page + this.#host.policy.readahead);
     const now = performance.now();
     for (let next = page + 1; next < last; next++) {
-      if (this.pages.state(next) === GUEST_PAGE.absent) this.#demand(this.#newLoad(next, false, true, now));
+      if (this.#pages.state(next) === GUEST_PAGE.absent) this.#demand(this.#newLoad(next, false, true, now));
     }
   }
 
@@ -417,7 +525,7 @@ export class GuestRegion {
   /** A page that was read ahead cannot be had. Who has asked for it meanwhile gets tries of his own. */
   notComing(page: number): void {
     const wanted = this.#wanted.get(page);
-    this.pages.set(page, GUEST_PAGE.absent);
+    this.#pages.set(page, GUEST_PAGE.absent);
     this.#host.residency.leave(this);
     this.settled(page);
     if (wanted === undefined || this.#over) return;
@@ -431,16 +539,20 @@ export class GuestRegion {
 
   /** Brings every page that is not there, as long as the strategy is `eager`. Resolves when each is, or cannot be had. */
   async loadAll(): Promise<void> {
+    if (this.#threads !== undefined) {
+      await this.#threads.bringAll(() => this.#threads !== undefined && this.#host.policy.strategy === 'eager');
+      if (this.#servedBy === 'threads') return;
+    }
     const isWanted = (): boolean => !this.#over && this.#host.policy.strategy === 'eager';
-    for (let page = 0; page < this.pages.count && isWanted(); page++) {
-      const state = this.pages.state(page);
+    for (let page = 0; page < this.#pages.count && isWanted(); page++) {
+      const state = this.#pages.state(page);
       if (state === GUEST_PAGE.absent || state === GUEST_PAGE.evicted) {
         this.#demand(this.#newLoad(page, false, true, performance.now()));
       }
       if (page % BATCH === BATCH - 1) await turn();
-      while (this.pages.loading >= BATCH && isWanted()) await this.#nextSettled();
+      while (this.#pages.loading >= BATCH && isWanted()) await this.#nextSettled();
     }
-    while (this.pages.loading > 0 && isWanted()) await this.#nextSettled();
+    while (this.#pages.loading > 0 && isWanted()) await this.#nextSettled();
   }
 
   #nextSettled(): Promise<void> {
@@ -456,10 +568,10 @@ export class GuestRegion {
 
   /** Whether a page may leave: now, not while it is on its way, or not at all since it is not there. */
   mayEvict(page: number): 'now' | 'later' | 'gone' {
-    const state = this.pages.state(page);
-    if (!this.#answered && this.pages.isResident(page)) return 'later';
+    const state = this.#pages.state(page);
+    if (!this.#answered && this.#pages.isResident(page)) return 'later';
     if (state === GUEST_PAGE.loading || state === GUEST_PAGE.evicting) return 'later';
-    return this.pages.isResident(page) && this.writeProtect ? 'now' : 'gone';
+    return this.#pages.isResident(page) && this.writeProtect ? 'now' : 'gone';
   }
 
   /** Takes pages away: each of them may leave `now`. */

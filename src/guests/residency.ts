@@ -149,7 +149,8 @@ export class Residency {
         this.#evicting = false;
         this.#admit();
         this.settled();
-      });
+      })
+      .catch((error) => this.#failed(error));
   }
 
   /** The oldest, so many that an eighth of the budget is free: a round trip to the child for each page would cost more than the page. */

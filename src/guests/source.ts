@@ -7,8 +7,8 @@
 import { shown, wrongType } from '../errors/argument.js';
 import type { Range } from '../kernel/index.js';
 import { accept, isThenable } from '../pager/answer.js';
-import { Lane } from '../pager/lane.js';
-import type { How } from '../pager/read.js';
+import type { HowToRead } from '../pager/how.js';
+import { Lane, type Place } from '../pager/lane.js';
 import type { Segment } from '../segment/index.js';
 import type { PageStore, ReadAnswer } from '../stores/contract.js';
 import type { StoreRef } from '../stores/ref.js';
@@ -22,9 +22,11 @@ export interface GuestSource {
   readonly byteLength: number;
   readonly pageSize: number | undefined;
   /** Bytes at `offset`, in `into` or elsewhere, as many as `into` has. */
-  read(offset: number, into: Uint8Array, how: How): Supply | Promise<Supply>;
+  read(offset: number, into: Uint8Array, how: HowToRead): Supply | Promise<Supply>;
   /** After the kernel could not read the range that `read` named: makes it readable until disposed. */
   readonly hold: ((offset: number, byteLength: number) => Promise<Disposable>) | undefined;
+  /** The segment that the pages are in, where they come without JavaScript: threads of the core can copy them. */
+  readonly native?: Segment | undefined;
   /** Another try may help after a failure. */
   readonly retries: boolean;
   close(): Promise<void>;
@@ -36,6 +38,7 @@ const CHUNK = 64 * 1024;
 class SegmentSource implements GuestSource {
   readonly byteLength: number;
   readonly pageSize: number;
+  readonly native: Segment | undefined;
   readonly retries = false; // the segment has tried until its own deadline
   readonly #segment: Segment;
   readonly #chunk: number;
@@ -43,6 +46,7 @@ class SegmentSource implements GuestSource {
 
   constructor(segment: Segment, chunk: number, own: boolean) {
     this.#segment = segment;
+    this.native = segment.isServedByCore ? segment : undefined;
     this.byteLength = segment.byteLength;
     this.pageSize = segment.pageSize;
     this.#chunk = chunk;
@@ -80,11 +84,16 @@ class SegmentSource implements GuestSource {
   }
 }
 
+function placeOf({ access }: HowToRead): Place {
+  return access === 'ahead' ? 'ahead' : 'demand';
+}
+
 class StoreSource implements GuestSource {
   readonly byteLength: number;
   readonly pageSize: number | undefined;
   readonly retries = true;
   readonly hold = undefined;
+  readonly native = undefined;
   readonly #store: PageStore;
   readonly #lane: Lane<() => void>;
 
@@ -95,16 +104,16 @@ class StoreSource implements GuestSource {
     this.pageSize = store.pageSize;
   }
 
-  read(offset: number, into: Uint8Array, how: How): Supply | Promise<Supply> {
+  read(offset: number, into: Uint8Array, how: HowToRead): Supply | Promise<Supply> {
     const wanted = Math.min(into.byteLength, this.byteLength - offset);
     if (wanted <= 0) return null;
     const target = wanted === into.byteLength ? into : into.subarray(0, wanted);
-    if (!this.#lane.enter()) return this.#queued(offset, target, into, how);
+    if (!this.#lane.enter(placeOf(how))) return this.#queued(offset, target, into, how);
     return this.#ask(offset, target, into, how);
   }
 
   /** With a place taken, which is given back when the store has answered. */
-  #ask(offset: number, target: Uint8Array, into: Uint8Array, how: How): Supply | Promise<Supply> {
+  #ask(offset: number, target: Uint8Array, into: Uint8Array, how: HowToRead): Supply | Promise<Supply> {
     let later = false;
     try {
       const answer = this.#store.read(offset, target, how);
@@ -112,18 +121,18 @@ class StoreSource implements GuestSource {
       later = true;
       return Promise.resolve(answer)
         .then((late) => take(late, target, into))
-        .finally(() => this.#leave());
+        .finally(() => this.#leave(how));
     } finally {
-      if (!later) this.#leave();
+      if (!later) this.#leave(how);
     }
   }
 
-  #leave(): void {
-    this.#lane.leave()?.();
+  #leave(how: HowToRead): void {
+    this.#lane.leave(placeOf(how))?.();
   }
 
   /** As many reads are under way as the store wants at once: demand goes before what is read ahead. */
-  #queued(offset: number, target: Uint8Array, into: Uint8Array, how: How): Promise<Supply> {
+  #queued(offset: number, target: Uint8Array, into: Uint8Array, how: HowToRead): Promise<Supply> {
     return new Promise((resolve, reject) => {
       const begin = (): void => {
         try {
@@ -132,7 +141,7 @@ class StoreSource implements GuestSource {
           reject(error);
         }
       };
-      this.#lane.wait(begin, how.access === 'ahead');
+      this.#lane.wait(begin, placeOf(how));
     });
   }
 
@@ -171,7 +180,9 @@ export async function openGuestSource(store: GuestStore, faultTimeoutMs: number)
     return new StoreSource(store);
   }
   const { map } = await import('../segment/index.js');
-  const segment = await map(store, { faultTimeoutMs, readahead: 0 });
-  const chunk = store.kind === 'custom' ? segment.pageSize : Math.max(CHUNK, segment.pageSize);
+  // A store that JavaScript reads is asked for what is needed; one that the core reads, for more where a child reads in order.
+  const inJavaScript = store.kind === 'custom' || store.kind === 'uds';
+  const segment = await map(store, inJavaScript ? { faultTimeoutMs, readahead: 0 } : { faultTimeoutMs });
+  const chunk = inJavaScript ? segment.pageSize : Math.max(CHUNK, segment.pageSize);
   return new SegmentSource(segment, chunk, true);
 }

@@ -18,6 +18,14 @@ export class Spans {
     this.#spans = [{ address, byteLength, offset: 0 }];
   }
 
+  /** As another pager has followed them. */
+  static of(spans: readonly { address: bigint; byteLength: number; offset: number }[], moved: boolean): Spans {
+    const made = new Spans(0n, 0);
+    made.#spans = spans.map((span) => ({ ...span }));
+    made.#moved = moved;
+    return made;
+  }
+
   /** Offset in the region of an address, or undefined when no page of ours lies there. */
   offsetOf(address: bigint): number | undefined {
     for (const span of this.#spans) {

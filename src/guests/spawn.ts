@@ -53,7 +53,8 @@ export interface SpawnPagedOptions {
   onFailure?: 'kill' | 'poison';
   /**
    * For how many microseconds, up to 1000, the pager looks for the child's next fault before it sleeps, as long as that pays: a child that runs through
-   * its memory gets its pages two to three times as fast in a virtual machine, and the pager uses the processor meanwhile. 0: never.
+   * its memory gets its pages two to three times as fast in a virtual machine, and the pager uses the processor meanwhile. 0: never. Whoever gives it has the
+   * event loop answer; threads of the core look for 50, one of them at a time.
    * @default 50
    */
   busyPollUs?: number;
@@ -95,7 +96,7 @@ interface Checked {
   readonly faultTimeoutMs: number;
   readonly handshakeTimeoutMs: number;
   readonly onFailure: 'kill' | 'poison';
-  readonly busyPollUs: number;
+  readonly busyPollUs: number | undefined;
 }
 
 function milliseconds(name: string, value: unknown, least: number): number {
@@ -120,8 +121,8 @@ function check(command: unknown, args: unknown, options: SpawnPagedOptions): Che
   if (onFailure !== 'kill' && onFailure !== 'poison') {
     throw wrongType(`spawnPaged(): onFailure must be 'kill' or 'poison', not ${shown(onFailure)}`);
   }
-  const { busyPollUs = 50 } = options;
-  if (!Number.isInteger(busyPollUs) || busyPollUs < 0 || busyPollUs > 1000) {
+  const { busyPollUs } = options;
+  if (busyPollUs !== undefined && (!Number.isInteger(busyPollUs) || busyPollUs < 0 || busyPollUs > 1000)) {
     throw outOfRange(`spawnPaged(): busyPollUs must be a whole number from 0 to 1000, not ${shown(busyPollUs)}`);
   }
   return {

@@ -43,7 +43,10 @@ export function checkHugePages(who: string, hugePages: unknown): number | undefi
   }
   if (hugePages === true) return usual;
   if (sizes.includes(hugePages)) return hugePages;
-  throw outOfRange(`${who}: hugePages ${hugePages} is no size of this kernel's huge pages; it has ${sizes.join(', ')}`);
+  throw outOfRange(
+    `${who}: hugePages ${hugePages} is no size of this kernel's huge pages; it has ${sizes.join(', ')}`,
+    'ERR_PAGEFAULT_PAGE_SIZE_UNAVAILABLE',
+  );
 }
 
 /** What a want of huge pages means, for an ENOMEM. */

@@ -42,4 +42,5 @@ export type { UffdOptions, UffdOrigin } from './uffd-open.js';
 export type { Resolution, ResolveOptions } from './uffd-resolve.js';
 export { type ListenOptions, UnixListener } from './unix-listener.js';
 export { type Peer, UnixSocket, type UnixSocketOptions } from './unix-socket.js';
+export { useDevice } from './use-device.js';
 export { type Readable, Watch, type WatchOptions, watch } from './watch.js';

@@ -161,8 +161,12 @@ export function mapHeap(who: string, byteLength: unknown, options: HeapOptions):
     if (errnoName(result) === 'ENOSYS') {
       throw new UnsupportedError(`${who}: moving the program break needs glibc`, undefined, ['brk']);
     }
+    const inTheWay =
+      from === 'brk'
+        ? ', or something else is mapped behind it: V8 may have put code there, and not in the next process'
+        : '';
     throw refused(`${who}: ${from} gives no ${length} bytes`, result, from === 'brk' ? 'brk' : 'malloc', {
-      ENOMEM: 'there is no memory for it, or RLIMIT_DATA stands against it',
+      ENOMEM: `there is no memory for it, or RLIMIT_DATA stands against it${inTheWay}`,
       EBUSY: 'another thread keeps moving the program break',
     });
   }

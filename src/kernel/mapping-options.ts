@@ -119,8 +119,12 @@ export function checkPages(who: string, name: string, value: unknown, pageSize: 
 export function checkAddress(who: string, address: unknown, byteLength: number, pageSize: number): bigint {
   if (typeof address !== 'bigint') throw wrongType(`${who}: address must be a bigint, not ${shown(address)}`);
   if (address <= 0n || address + BigInt(byteLength) > 1n << 64n) {
-    throw outOfRange(`${who}: address must be above 0 and its range end below 2^64, not ${address}n`);
+    const code = address === 0n ? 'ERR_PAGEFAULT_NULL_BASE' : undefined;
+    throw outOfRange(`${who}: address must be above 0 and its range end below 2^64, not ${address}n`, code);
   }
   if (address % BigInt(pageSize) === 0n) return address;
-  throw outOfRange(`${who}: address 0x${address.toString(16)} is no multiple of the page size, ${pageSize} bytes`);
+  throw outOfRange(
+    `${who}: address 0x${address.toString(16)} is no multiple of the page size, ${pageSize} bytes`,
+    'ERR_PAGEFAULT_BASE_NOT_ALIGNED',
+  );
 }

@@ -213,17 +213,32 @@ export class Mapping implements Range {
   /**
    * Detaches `buffer`, then gives the memory back. Idempotent. Buffers that {@link Mapping.bufferAt} made are not
    * known here: touching one afterwards ends the process, or reads what others have mapped there since.
+   * @throws PagefaultError ERR_PAGEFAULT_SEGMENT_OVERLAP while a segment pages it (`into`): close that first.
    */
   unmap(): void {
     if (this.#unmapped) return;
+    this.#takeBack();
     if (this.#buffer !== undefined) native().memoryDetach(this.#buffer);
     this.#buffer = undefined;
-    this.#release(this.address, Math.ceil(this.byteLength / this.pageSize) * this.pageSize);
+    this.#release(this.address, this.#length);
     this.#unmapped = true; // a refusal can be repeated
   }
 
   [Symbol.dispose](): void {
     this.unmap();
+  }
+
+  /** Whole pages. */
+  get #length(): number {
+    return Math.ceil(this.byteLength / this.pageSize) * this.pageSize;
+  }
+
+  /** Segments that had the memory and are closed no longer stand for it. */
+  #takeBack(): void {
+    const segment = native().memoryForget(this.address, this.#length);
+    if (segment === undefined) return;
+    const sentence = `Mapping.unmap: segment "${segment}" pages this memory; close it first`;
+    throw new PagefaultError('ERR_PAGEFAULT_SEGMENT_OVERLAP', sentence, { segment });
   }
 
   #check(what: string): void {
@@ -233,7 +248,7 @@ export class Mapping implements Range {
 
   /** Whole pages of this mapping; its last page counts as whole. */
   #span(who: string, offset: unknown, byteLength: unknown): { address: bigint; length: number } {
-    const whole = Math.ceil(this.byteLength / this.pageSize) * this.pageSize;
+    const whole = this.#length;
     const start = checkPages(who, 'offset', offset, this.pageSize, 0);
     const rest = whole - start;
     if (rest <= 0)

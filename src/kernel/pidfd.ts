@@ -17,6 +17,7 @@ import {
   systemError,
   wrongDescriptor,
 } from './descriptor.js';
+import { duplicateFd } from './duplicate.js';
 import { ExitWatcher } from './exit-watcher.js';
 import { checkPid } from './pid.js';
 import { checkCallback, type Watch, type WatchOptions } from './watch.js';
@@ -194,9 +195,7 @@ export class PidFd implements Disposable {
   /** The event loop watches a descriptor once, and any number of watches may be made here: each has a duplicate. */
   #watch(callback: (status: ChildStatus) => void, options: WatchOptions, ended?: () => void): Watch {
     checkCallback('PidFd', callback);
-    const copy = native().descriptorDuplicate(this.fd);
-    if (copy < 0) throw systemError(`PidFd: ${NO_DESCRIPTOR[-copy] ?? 'it cannot be watched'}`, -copy, 'fcntl');
-    const watcher = new ExitWatcher(copy, () => this.poll(), callback);
+    const watcher = new ExitWatcher(duplicateFd('PidFd', this.fd), () => this.poll(), callback);
     const watch = watcher.start(options, () => {
       this.#watches.delete(watch);
       ended?.();

@@ -50,11 +50,19 @@ function seccompFixes(): string[] {
 
 /** What lets a process serve faults of the kernel. */
 export function kernelModeFixes(probe: NativeProbe): string[] {
-  const fixes = ['sysctl -w vm.unprivileged_userfaultfd=1, or give the process CAP_SYS_PTRACE.'];
+  const fixes: string[] = [];
+  const filtered = probe.seccomp !== 0 && probe.userfaultfdErrno !== 0; // then no privilege helps the system call
+  if (!filtered) fixes.push('sysctl -w vm.unprivileged_userfaultfd=1, or give the process CAP_SYS_PTRACE.');
   if (errnoNames(probe.deviceErrno).code !== 'ENOENT') {
-    fixes.push('Or let this user open the device: setfacl -m u:USER:rw /dev/userfaultfd');
+    fixes.push('let this user open the device: setfacl -m u:USER:rw /dev/userfaultfd');
   }
-  return fixes;
+  fixes.push(
+    'start it from a process that may, with the device open: PAGEFAULT_USERFAULTFD=3 COMMAND 3<>/dev/userfaultfd',
+    'send it a descriptor of the device (Linux 6.1) over a Unix socket, for useDevice() of pagefault/kernel.',
+  );
+  return fixes.map((fix, i) =>
+    i > 0 ? `Or ${fix}` : fix.startsWith('sysctl') ? fix : `${fix.charAt(0).toUpperCase()}${fix.slice(1)}`,
+  );
 }
 
 /** Why evicting costs one call for each run of pages. */

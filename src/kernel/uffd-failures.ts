@@ -79,6 +79,7 @@ const hex = (address: bigint): string => `0x${address.toString(16)}`;
 /** The error of a call on a range that either was done or was not. Arguments are looked at first: they may be the reason. */
 export function rangeFailure(call: UffdCall, range: Range, errno: number): Error {
   checkRange(call, range);
+  if (range.address === 0n) throw outOfRange(`${call}: no memory begins at address 0`, 'ERR_PAGEFAULT_NULL_BASE');
   const sentence = `${call}: ${range.byteLength} bytes at ${hex(range.address)}: ${meaning(call, errno)}`;
   return systemError(sentence, errno, `ioctl(${NAMES[call]})`);
 }

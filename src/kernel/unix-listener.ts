@@ -1,11 +1,13 @@
 /** A Unix stream socket that listens at a path. The thread that made it. */
 
+import { lstatSync } from 'node:fs';
 import { constants } from 'node:os';
 import { resolve } from 'node:path';
 import { outOfRange, shown } from '../errors/argument.js';
+import { SOCKET_KIND } from '../native/kernel/process.js';
 import { native } from '../native/load.js';
 import { checkKeys } from '../options/keys.js';
-import { closedError, NO_DESCRIPTOR, systemError } from './descriptor.js';
+import { checkFd, closedError, NO_DESCRIPTOR, systemError, wrongDescriptor } from './descriptor.js';
 import { checkPath, UnixSocket, type UnixSocketOptions } from './unix-socket.js';
 import { Watch, type WatchOptions } from './watch.js';
 
@@ -76,6 +78,21 @@ export class UnixListener implements Disposable {
     return new UnixListener(fd, path, made);
   }
 
+  /**
+   * Adopts a descriptor that listens, such as one that another process has handed over; `path` is where its file is. On an error it stays the
+   * caller's.
+   * @throws {DescriptorError} it does not listen
+   */
+  static fromFd(fd: number, path: string): UnixListener {
+    checkFd('UnixListener.fromFd', fd);
+    checkPath('UnixListener.fromFd', path);
+    if (native().unixKind(fd) !== SOCKET_KIND.stream + SOCKET_KIND.listening) {
+      throw wrongDescriptor('UnixListener.fromFd', fd, 'a Unix stream socket that listens');
+    }
+    const found = lstatSync(path, { bigint: true, throwIfNoEntry: false });
+    return new UnixListener(fd, path, found?.isSocket() === true ? [found.dev, found.ino] : []);
+  }
+
   /** The descriptor, which stays this object's. */
   get fd(): number {
     if (this.#fd < 0) throw closedError('UnixListener');
@@ -110,14 +127,25 @@ export class UnixListener implements Disposable {
     return this.#watch;
   }
 
-  /** Stops listening and removes the file, unless something else is there by now. Idempotent. */
-  close(): void {
+  /** Removes the file, unless something else is there by now: nobody can connect any more, and whoever has connected can be accepted. */
+  removeFile(): void {
+    const [device, inode] = this.#made;
+    if (device !== undefined && inode !== undefined) native().unixUnlink(this.#unlinkPath(), device, inode);
+  }
+
+  /** Lets go of the descriptor, and leaves the file: somebody else listens there, too. Idempotent. */
+  release(): void {
     if (this.#fd < 0) return;
     this.#watch?.close();
     native().descriptorClose(this.#fd);
     this.#fd = -1;
-    const [device = 0n, inode = 0n] = this.#made;
-    native().unixUnlink(this.#unlinkPath(), device, inode);
+  }
+
+  /** Stops listening and removes the file, unless something else is there by now. Idempotent. */
+  close(): void {
+    if (this.#fd < 0) return;
+    this.release();
+    this.removeFile();
   }
 
   /** Where the file is also after the working directory has changed, as far as the kernel takes so long a path. */

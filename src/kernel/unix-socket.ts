@@ -7,12 +7,13 @@ import { checkKeys } from '../options/keys.js';
 import { ByteQueue } from './byte-queue.js';
 import { checkFd, closedError, NO_DESCRIPTOR, systemError } from './descriptor.js';
 import { checkStream, cutError, MAX_FDS, receiveFailure, sendMessage } from './fd-passing.js';
+import { PidFd } from './pidfd.js';
 import { Watch, type WatchOptions } from './watch.js';
 
 const CHUNK = 64 * 1024;
 const MAX_QUEUED_BYTES = 2 ** 30;
 const PATH_MAX = 107;
-const { EACCES, EAGAIN, ECONNREFUSED, ENOENT, ENOTDIR, EPROTOTYPE } = constants.errno;
+const { EACCES, EAGAIN, ECONNREFUSED, ENOENT, ENOPROTOOPT, ENOTDIR, EPROTOTYPE } = constants.errno;
 
 export interface UnixSocketOptions {
   /**
@@ -73,6 +74,16 @@ function connectFailure(path: string, errno: number): Error {
   };
   const why = sentences[errno] ?? 'it failed';
   return systemError(`UnixSocket.connect: cannot connect to ${shown(path)}: ${why}`, errno, 'connect');
+}
+
+/** Takes the descriptor over, also where there is none left to look at it with. */
+function pidfdOf(fd: number): PidFd {
+  try {
+    return PidFd.fromFd(fd);
+  } catch (error) {
+    native().descriptorClose(fd);
+    throw error;
+  }
 }
 
 /**
@@ -215,6 +226,22 @@ export class UnixSocket implements Disposable {
     if (result < 0) throw systemError('UnixSocket.peer: who is there cannot be told', -result, 'getsockopt');
     const [pid = 0, uid = 0, gid = 0] = out;
     return { pid, uid, gid };
+  }
+
+  /**
+   * The process at the other end, as it was when the connection was made. From Linux 6.5 on it is that one for certain; before, it is the one
+   * that has its number now. Yours to close.
+   * @throws {SystemError} it has ended and been reaped, or is not visible from here
+   */
+  peerPidFd(): PidFd {
+    const fd = native().unixPeerPidfd(this.fd);
+    if (fd >= 0) return pidfdOf(fd);
+    if (fd === -ENOPROTOOPT) {
+      const { pid } = this.peer();
+      if (pid > 0) return PidFd.open(pid);
+    }
+    const why = NO_DESCRIPTOR[-fd] ?? 'there is no process at the other end: it has ended, or is not visible from here';
+    throw systemError(`UnixSocket.peerPidFd: ${why}`, -fd, 'getsockopt');
   }
 
   /**

@@ -5,8 +5,9 @@
  */
 import type { NativeGuest } from './kernel/guest.js';
 import type { NativeMapping } from './kernel/mapping.js';
+import type { NativePeers } from './kernel/peers.js';
 import type { NativeProcess } from './kernel/process.js';
 import type { NativeUffd } from './kernel/uffd.js';
 import type { NativeWatch } from './kernel/watch.js';
 
-export interface NativeKernel extends NativeUffd, NativeMapping, NativeProcess, NativeWatch, NativeGuest {}
+export interface NativeKernel extends NativeUffd, NativeMapping, NativeProcess, NativeWatch, NativeGuest, NativePeers {}

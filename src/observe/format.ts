@@ -42,7 +42,20 @@ export function formatCount(count: number): string {
   return String(Math.round(count)).replace(/\B(?=(\d{3})+$)/g, ',');
 }
 
-/** `3`, `'page'` → `3 pages`; `1`, `'page'` → `1 page`. */
-export function formatQuantity(count: number, noun: string): string {
-  return `${formatCount(count)} ${noun}${count === 1 ? '' : 's'}`;
+/** `3`, `'page'` → `3 pages`; `1`, `'page'` → `1 page`; `2`, `'box'`, `'boxes'` → `2 boxes`. */
+export function formatQuantity(count: number, noun: string, plural = `${noun}s`): string {
+  return `${formatCount(count)} ${count === 1 ? noun : plural}`;
+}
+
+/** In four places at most, up to a million millions: `999`, `1.2k`, `12k`, `123k`, `1.2M`. */
+export function formatShort(count: number): string {
+  let value = Math.max(0, count);
+  for (const unit of ['', 'k', 'M', 'G', 'T']) {
+    if (value < 999.5 || unit === 'T') {
+      const rounded = unit !== '' && value < 9.95 ? value.toFixed(1).replace(/\.0$/, '') : String(Math.round(value));
+      return `${rounded}${unit}`;
+    }
+    value /= 1000;
+  }
+  return '';
 }

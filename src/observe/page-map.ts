@@ -47,17 +47,47 @@ export function countPages(source: PageSource, cells: number): PageCounts[] {
 
 /** The map in at most `rows` lines with the offset of each line in front, then a legend. */
 export function renderPageMap(source: PageSource, terminal: Terminal = plainTerminal(), rows: number = ROWS): string[] {
-  const width = Math.max(8, terminal.columns - LABEL_WIDTH - 1);
-  const counts = countPages(source, width * rows);
+  const cells = countPages(source, mapWidth(terminal) * rows);
+  const { byteLength, pageSize } = source;
+  return drawPageMap({ byteLength, pageSize, cells }, terminal);
+}
+
+/** Cells in a line of a map. */
+export function mapWidth(terminal: Terminal): number {
+  return Math.max(8, terminal.columns - LABEL_WIDTH - 1);
+}
+
+/** What a map shows. */
+export interface PageMapParts {
+  readonly byteLength: number;
+  readonly pageSize: number;
+  readonly cells: readonly PageCounts[];
+  /** What the legend calls pages that are absent, and those that are present. */
+  readonly words?: { readonly absent: string; readonly present: string };
+}
+
+/** Lines of text, one sign a cell, with the offset of each line in front. */
+export function layOutMap(byteLength: number, cells: number, terminal: Terminal, draw: CellDrawer): string[] {
+  const width = mapWidth(terminal);
   const lines: string[] = [];
-  for (let first = 0; first < counts.length; first += width) {
-    const offset = Math.floor((first / counts.length) * source.byteLength);
-    const cells = drawCells(counts.slice(first, first + width), terminal);
-    lines.push(`${formatBytes(offset).padStart(LABEL_WIDTH)} ${cells}`);
+  for (let first = 0; first < cells; first += width) {
+    const offset = Math.floor((first / cells) * byteLength);
+    lines.push(`${formatBytes(offset).padStart(LABEL_WIDTH)} ${draw(first, Math.min(cells, first + width))}`);
   }
-  const total = counts.reduce(addCounts, emptyCounts());
-  const perCell = Math.max(1, Math.round(total.pages / counts.length));
-  lines.push(...legend(total, perCell, source.pageSize, terminal));
+  return lines;
+}
+
+/** The signs of the cells from `first` to `end`, exclusive. */
+type CellDrawer = (first: number, end: number) => string;
+
+/** Cells that are counted already, as `renderPageMap` shows them. */
+export function drawPageMap({ byteLength, pageSize, cells, words }: PageMapParts, terminal: Terminal): string[] {
+  const lines = layOutMap(byteLength, cells.length, terminal, (first, end) =>
+    drawCells(cells.slice(first, end), terminal),
+  );
+  const total = cells.reduce(addCounts, emptyCounts());
+  const perCell = Math.max(1, Math.round(total.pages / cells.length));
+  lines.push(...legend(total, perCell, pageSize, words ?? { absent: 'absent', present: 'in memory' }, terminal));
   return lines;
 }
 
@@ -122,7 +152,13 @@ interface LegendEntry {
   text: string;
 }
 
-function legend(total: PageCounts, perCell: number, pageSize: number, terminal: Terminal): string[] {
+function legend(
+  total: PageCounts,
+  perCell: number,
+  pageSize: number,
+  words: { absent: string; present: string },
+  terminal: Terminal,
+): string[] {
   const shades = terminal.unicode ? SHADES.unicode : SHADES.ascii;
   const absent = total.pages - total.present - total.staged - total.failed;
   const entry = (style: Style, sign: string, amount: number, what: string): LegendEntry => ({
@@ -131,8 +167,8 @@ function legend(total: PageCounts, perCell: number, pageSize: number, terminal: 
     text: `${formatCount(amount)} ${what}`,
   });
   const entries = [
-    entry('gray', shades[0], absent, 'absent'),
-    entry('green', shades.slice(1).join(''), total.present, 'in memory'),
+    entry('gray', shades[0], absent, words.absent),
+    entry('green', shades.slice(1).join(''), total.present, words.present),
   ];
   if (total.staged > 0) entries.push(entry('yellow', 's', total.staged, 'staged'));
   if (total.pinned > 0) entries.push(entry('magenta', 'P', total.pinned, 'pinned'));

@@ -5,6 +5,7 @@
 
 import { Worker } from 'node:worker_threads';
 import { deserializeCause } from '../errors/cause.js';
+import { reasonOf } from '../errors/reason.js';
 import { StoreError } from '../errors/store-error.js';
 import { native } from '../native/load.js';
 import type { CustomRef } from '../stores/ref.js';
@@ -44,6 +45,10 @@ function workerArguments(): { execArgv?: string[] } {
   return { execArgv: kept };
 }
 
+function gone(how: string): StoreError {
+  return new StoreError('ERR_PAGEFAULT_STORE_GONE', `the store's Worker ${how}`);
+}
+
 class Host {
   readonly #worker: Worker;
   readonly #requests = new Map<number, Request>();
@@ -70,11 +75,10 @@ class Host {
     this.#worker.unref();
     this.#worker.on('message', (message: FromWorker) => this.#hear(message));
     this.#worker.on('error', (error: unknown) => {
-      this.#lost(
-        `the store's Worker ended with an uncaught exception: ${error instanceof Error ? error.message : error}`,
-      );
+      const unborn = (error as { code?: unknown } | null | undefined)?.code === 'ERR_WORKER_INIT_FAILED';
+      this.#lost(unborn ? cannotStart(error) : gone(`ended with an uncaught exception: ${reasonOf(error)}`));
     });
-    this.#worker.on('exit', (code) => this.#lost(`the store's Worker exited with code ${code}`));
+    this.#worker.on('exit', (code) => this.#lost(gone(`exited with code ${code}`)));
   }
 
   get gone(): boolean {
@@ -95,13 +99,13 @@ class Host {
       throw error;
     }
     if (answer.type !== 'opened') throw new Error('unreachable');
-    const { store, byteLength, pageSize } = answer;
+    const { store, byteLength, pageSize, longestRead, onWrite } = answer;
     let closing: Promise<void> | undefined;
     const close = (): Promise<void> => {
       closing ??= this.#close(store);
       return closing;
     };
-    return { pager, store, byteLength, pageSize, close };
+    return { pager, store, byteLength, pageSize, longestRead, onWrite, close };
   }
 
   async #close(store: number): Promise<void> {
@@ -139,6 +143,7 @@ class Host {
     late: string,
   ): Promise<FromWorker> {
     if (this.#gone !== undefined) return Promise.reject(new StoreError('ERR_PAGEFAULT_STORE_GONE', this.#gone));
+    if (signal?.aborted) return Promise.reject(signal.reason); // 'abort' comes once, and may have come while something else was awaited
     const request = this.#nextRequest++;
     return new Promise((resolve, reject) => {
       const end = (): void => {
@@ -164,7 +169,11 @@ class Host {
       signal?.addEventListener('abort', abort, { once: true });
       this.#requests.set(request, { settle, reject: fail });
       this.#worker.ref();
-      this.#worker.postMessage({ ...message, request } satisfies ToWorker);
+      try {
+        this.#worker.postMessage({ ...message, request } satisfies ToWorker);
+      } catch (error) {
+        fail(error); // options that cannot be cloned: custom() made no copy of them
+      }
     });
   }
 
@@ -183,18 +192,30 @@ class Host {
     }
   }
 
-  #lost(reason: string): void {
+  #lost(error: StoreError): void {
     if (host === this) host = undefined;
     if (this.#gone !== undefined) return;
-    this.#gone = reason;
-    if (this.#pager !== undefined) native().pagerKill(this.#pager, reason);
-    const error = new StoreError('ERR_PAGEFAULT_STORE_GONE', reason);
+    this.#gone = error.message;
+    if (this.#pager !== undefined) native().pagerKill(this.#pager, error.message);
     this.#settleReady.reject(error);
     for (const request of [...this.#requests.values()]) request.reject(error);
   }
 }
 
 let host: Host | undefined;
+
+function cannotStart(error: unknown): StoreError {
+  const sentence = `no Worker can be started for the store: ${reasonOf(error)}`; // no thread is left, say
+  return new StoreError('ERR_PAGEFAULT_SPAWN', sentence, { cause: error });
+}
+
+function startHost(): Host {
+  try {
+    return new Host();
+  } catch (error) {
+    throw cannotStart(error);
+  }
+}
 
 /** Opens a store in this thread's pager. Rejects with a StoreError, or with the signal's reason. */
 export async function openCustom(
@@ -212,6 +233,6 @@ export async function openCustom(
       if (!(error instanceof StoreError) || error.code !== 'ERR_PAGEFAULT_STORE_GONE') throw error;
     }
   }
-  if (host === undefined || host.gone) host = new Host();
+  if (host === undefined || host.gone) host = startHost();
   return host.open(ref, part, timeoutMs, signal);
 }

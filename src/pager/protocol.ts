@@ -9,6 +9,8 @@ export interface Part {
   byteLength: number | undefined;
   /** undefined: what the store prefers, else the system's. */
   pageSize: number | undefined;
+  /** The store must be able to write. */
+  writable: boolean;
 }
 
 export type ToWorker =
@@ -20,6 +22,10 @@ export interface Opened {
   store: number;
   byteLength: number;
   pageSize: number | undefined;
+  /** Bytes that it may be asked for at once where nobody waits. */
+  longestRead: number | undefined;
+  /** It wants to know of first writes. */
+  onWrite: boolean;
 }
 
 export type FromWorker =

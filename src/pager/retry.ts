@@ -3,6 +3,8 @@
  * Worker.
  */
 
+import { propertyOf } from '../errors/reason.js';
+
 const FIRST_PAUSE = 1;
 const LONGEST_PAUSE = 250;
 
@@ -19,7 +21,7 @@ export function pauseBeforeRetry(failed: number, remaining: number, timeoutMs: n
 
 /** True for an error that says that another try is of no use. */
 export function isPermanent(error: unknown): boolean {
-  return typeof error === 'object' && error !== null && (error as { permanent?: unknown }).permanent === true;
+  return propertyOf(error, 'permanent') === true;
 }
 
 /** Something that must be over at a time, in ms of `performance.now()`. */

@@ -1,8 +1,9 @@
 /**
- * Answers the faults of stores written in JavaScript. Runs in the pager's Worker: the core calls `dispatch` for each
- * page while the thread that touched it is stopped, so the way of a synchronous answer makes as little garbage as it can.
+ * Answers the faults of stores written in JavaScript, and writes out for them. Runs in the pager's Worker: the core calls
+ * `dispatch` for each order, often while the thread that touched the page is stopped, so the way of a read that is
+ * answered synchronously makes as little garbage as it can.
  *
- *     dispatch ──▶ waits for a place ──▶ read ──▶ answered at once ──▶ the core
+ *     dispatch ──▶ waits for a place ──▶ the store ──▶ answered at once ──▶ the core
  *                        ▲                 ├──▶ a promise ──▶ settled ──▶ the core
  *                        │                 ▼
  *                        └── pause ◀── threw or rejected ──▶ deadline over, or permanent ──▶ failed
@@ -10,28 +11,41 @@
 
 import { serializeCause } from '../errors/cause.js';
 import type { PageErrorCode } from '../errors/codes.js';
-import { reasonOf } from '../errors/reason.js';
+import { propertyOf, reasonOf } from '../errors/reason.js';
 import type { NativeBinding } from '../native/binding.js';
 import type { PageStore } from '../stores/contract.js';
 import { accept, isThenable, Refused } from './answer.js';
+import { ask } from './ask.js';
+import { Buffers } from './buffers.js';
+import type { Place } from './lane.js';
+import { OpenedStore } from './opened-store.js';
+import type { Order } from './order.js';
 import type { Part } from './protocol.js';
-import { AHEAD, How, OpenedStore, Read } from './read.js';
+import { FirstTry, isRead, placeOfRead, Read } from './read.js';
 import { Deadlines, isPermanent, pauseBeforeRetry } from './retry.js';
+import { sayFailed, sayLate } from './sentences.js';
+import { orderToWrite, type Write } from './write.js';
 
 /** What `dispatch` returns when the answer comes later. */
 const LATER = -2;
+/** How long the store may take to let go of what was aborted. */
+const PATIENCE_MS = 1000;
+/** How often it is looked whether somebody still waits for a write: a flush may be aborted long before its deadline. */
+const LOOK_MS = 20;
 
 export class PagerServer {
   readonly #native: NativeBinding;
   readonly #stores: (OpenedStore | undefined)[] = [];
-  /** The buffer of each slot as the store sees it, kept for the next read of that length. */
-  readonly #views: (Uint8Array | undefined)[] = [];
-  readonly #pending = new Set<Read>();
-  readonly #deadlines: Deadlines<Read> = new Deadlines((read) => this.#timeOut(read));
+  readonly #buffers: Buffers;
+  readonly #pending = new Set<Order>();
+  readonly #deadlines: Deadlines<Order> = new Deadlines((order) => this.#timeOut(order));
+  readonly #first = new FirstTry();
+  #looking: NodeJS.Timeout | undefined;
   #pager = 0;
 
   constructor(native: NativeBinding) {
     this.#native = native;
+    this.#buffers = new Buffers(native);
   }
 
   /** Makes this thread a pager and returns its id. */
@@ -44,11 +58,13 @@ export class PagerServer {
         return LATER;
       }
     });
+    this.#buffers.pager = this.#pager;
     return this.#pager;
   }
 
   /** Everything that waits, and every later fault, fails with this reason. */
   stop(reason: string): void {
+    if (this.#pager === 0) return; // it could not be started, and the reason for that is the one to tell
     this.#native.pagerClose(this.#pager, reason);
   }
 
@@ -65,10 +81,10 @@ export class PagerServer {
     if (opened === undefined || opened.closed) return;
     opened.closed = true;
     opened.lane.drain();
-    for (const read of this.#pending) {
-      if (read.from === opened) this.#fail(read, 'ERR_PAGEFAULT_CLOSED', 'the segment was closed', undefined);
+    for (const order of this.#pending) {
+      if (order.from === opened) this.#fail(order, 'ERR_PAGEFAULT_CLOSED', 'the segment was closed', undefined);
     }
-    const patience = performance.now() + 1000;
+    const patience = performance.now() + PATIENCE_MS;
     while (opened.lane.inFlight > 0 && performance.now() < patience) {
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
@@ -82,184 +98,203 @@ export class PagerServer {
       this.#native.pagerFail(this.#pager, slot, 'ERR_PAGEFAULT_CLOSED', 'the store is closed', '', false);
       return LATER;
     }
+    if (isRead(access)) return this.#read(slot, from, offset, length, access, timeoutMs);
+    const order = this.#later(orderToWrite(slot, from, offset, length, access, timeoutMs));
+    this.#looking ??= setInterval(() => this.#look(), LOOK_MS).unref();
+    if (!this.#enter(order)) return LATER;
+    const result = this.#try(order);
+    if (result === undefined) return LATER;
+    this.#end(order);
+    this.#release(order);
+    return result;
+  }
+
+  #read(slot: number, from: OpenedStore, offset: number, length: number, access: number, timeoutMs: number): number {
     const start = from.base + offset;
-    const wanted = Math.min(length, from.end - start);
-    if (wanted <= 0) throw new RangeError(`offset ${start} is past the end of the store at ${from.end}`);
-    if (!from.lane.enter()) {
-      from.lane.wait(this.#later(new Read(slot, from, start, wanted, access, timeoutMs)), access === AHEAD);
+    const wanted = from.clip(start, length);
+    const place = placeOfRead(access);
+    const later = (left: number): Read => this.#later(new Read(slot, from, start, wanted, access, left));
+    if (!from.lane.enter(place)) {
+      from.lane.wait(later(timeoutMs), place);
       return LATER;
     }
     const begun = performance.now();
-    const into = this.#view(slot, from, wanted);
-    const how = new How(access);
+    const first = this.#first;
     let answer: unknown;
     try {
-      answer = this.#ask(from, start, into, how);
+      first.set(from, start, this.#buffers.view(slot, from.room(wanted), wanted), access);
+      answer = ask(this.#native, first);
       if (!isThenable(answer)) {
-        const bytes = accept(answer, into);
-        this.#leave(from);
+        const bytes = accept(answer, first.into);
+        this.#leave(from, place);
         return bytes;
       }
     } catch (error) {
-      const read = this.#later(new Read(slot, from, start, wanted, access, timeoutMs - (performance.now() - begun)));
+      const read = later(timeoutMs - (performance.now() - begun));
       read.placed = true;
       this.#threw(read, error);
       return LATER;
     }
-    const read = this.#later(new Read(slot, from, start, wanted, access, timeoutMs));
-    read.placed = true;
-    this.#await(read, how, into, answer);
+    const read = later(timeoutMs);
+    read.adopt(first);
+    this.#await(read, answer);
     return LATER;
   }
 
-  /** Calls the store. A page of its own Worker that it touches is an error here, where the core reports it. */
-  #ask(from: OpenedStore, offset: number, into: Uint8Array, how: How): unknown {
-    const { store } = from;
-    if (store.byteLength !== from.byteLength) {
-      throw new Refused(
-        'ERR_PAGEFAULT_STORE_CHANGED',
-        `the store had ${from.byteLength} bytes when it was opened and has ${store.byteLength} now`,
-      );
+  /** A try of an order that has its place. Returns what the core is to get, or undefined where that is not known yet. */
+  #try(order: Order): number | undefined {
+    if (order.over) {
+      this.#release(order);
+      return undefined;
     }
-    this.#native.attemptBegin();
-    let failure: ReturnType<NativeBinding['attemptEnd']> = null;
-    let answer: unknown;
+    const obstacle = order.obstacle();
+    if (obstacle !== undefined) return this.#wait(order, obstacle);
     try {
-      answer = store.read(offset, into, how);
-    } finally {
-      failure = this.#native.attemptEnd();
-    }
-    if (failure === null) return answer;
-    if (isThenable(answer)) answer.then(undefined, () => {}); // it is not looked at, but must not end the Worker
-    if (failure.code === 'ERR_PAGEFAULT_DEADLOCK') throw new Refused('ERR_PAGEFAULT_DEADLOCK', failure.message);
-    throw new Error(`read touched a page that cannot be had: ${failure.message}`);
-  }
-
-  /** The first or a later try of a read that has its place. */
-  #try(read: Read): void {
-    if (read.over) {
-      this.#release(read);
-      return;
-    }
-    const how = new How(read.access);
-    const into = this.#view(read.slot, read.from, read.wanted);
-    try {
-      const answer = this.#ask(read.from, read.offset, into, how);
-      if (isThenable(answer)) this.#await(read, how, into, answer);
-      else this.#answered(read, accept(answer, into));
+      if (!order.prepare(this.#buffers)) throw new Refused('ERR_PAGEFAULT_STORE', 'nobody waits for it any more');
+      const answer = ask(this.#native, order);
+      if (!isThenable(answer)) return order.accept(answer);
+      this.#await(order, answer);
     } catch (error) {
-      this.#threw(read, error);
+      this.#threw(order, error);
+    }
+    return undefined;
+  }
+
+  /** Goes on with an order when the store has ended a write, which is aborted; not for ever. */
+  #wait(order: Order, write: Write): undefined {
+    this.#release(order);
+    this.#fail(write, 'ERR_PAGEFAULT_TIMEOUT', 'a newer write of the same bytes has come', undefined);
+    let waiting = true;
+    const go = (): void => {
+      if (!waiting) return;
+      waiting = false;
+      clearTimeout(timer);
+      write.forget();
+      if (!order.over && this.#enter(order)) this.#go(order);
+    };
+    const timer = setTimeout(go, Math.min(PATIENCE_MS, order.timeoutMs / 4));
+    write.ended.then(go);
+  }
+
+  /** A try whose answer `dispatch` does not wait for. */
+  #go(order: Order): void {
+    const result = this.#try(order);
+    if (result !== undefined) this.#answered(order, result);
+  }
+
+  #await(order: Order, answer: PromiseLike<unknown>): void {
+    order.awaited = true;
+    const threw = (error: unknown): void => {
+      order.awaited = false;
+      if (order.over) this.#release(order);
+      else this.#threw(order, error);
+    };
+    try {
+      answer.then((value) => {
+        order.awaited = false;
+        if (order.over) return this.#release(order);
+        try {
+          this.#answered(order, order.accept(value));
+        } catch (error) {
+          this.#threw(order, error);
+        }
+      }, threw);
+    } catch (error) {
+      threw(error); // it only looked like a promise
     }
   }
 
-  #await(read: Read, how: How, into: Uint8Array, answer: PromiseLike<unknown>): void {
-    read.how = how;
-    read.awaited = true;
-    answer.then(
-      (value) => {
-        read.awaited = false;
-        if (read.over) return this.#release(read);
-        try {
-          this.#answered(read, accept(value, into));
-        } catch (error) {
-          this.#threw(read, error);
-        }
-      },
-      (error: unknown) => {
-        read.awaited = false;
-        if (read.over) return this.#release(read);
-        this.#threw(read, error);
-      },
-    );
-  }
-
-  #answered(read: Read, bytes: number): void {
-    const again = this.#native.pagerComplete(this.#pager, read.slot, bytes);
+  #answered(order: Order, result: number): void {
+    const again = this.#native.pagerComplete(this.#pager, order.slot, result);
     if (again === 1) {
-      setImmediate(() => this.#try(read)); // it was invalidated meanwhile
+      setImmediate(() => this.#go(order)); // it was invalidated meanwhile
       return;
     }
-    this.#end(read);
-    this.#release(read);
+    this.#end(order);
+    this.#release(order);
   }
 
-  #threw(read: Read, error: unknown): void {
-    read.failed += 1;
-    read.lastError = error;
+  #threw(order: Order, error: unknown): void {
+    order.failed += 1;
+    order.lastError = error;
     if (error instanceof Refused) {
-      this.#fail(read, error.code, error.message, undefined);
-    } else if ((error as { code?: unknown } | null | undefined)?.code === 'ERR_PAGEFAULT_DEADLOCK') {
-      this.#fail(read, 'ERR_PAGEFAULT_DEADLOCK', reasonOf(error), error);
+      this.#fail(order, error.code, error.message, undefined);
+    } else if (propertyOf(error, 'code') === 'ERR_PAGEFAULT_DEADLOCK') {
+      this.#fail(order, 'ERR_PAGEFAULT_DEADLOCK', reasonOf(error), error);
     } else {
-      const remaining = read.deadline - performance.now();
-      const pause = isPermanent(error) ? undefined : pauseBeforeRetry(read.failed, remaining, read.timeoutMs);
-      if (pause === undefined) this.#fail(read, 'ERR_PAGEFAULT_STORE', `the store failed: ${reasonOf(error)}`, error);
-      else setTimeout(() => this.#again(read), pause);
+      const remaining = order.deadline - performance.now();
+      const repeats = order.repeats && !isPermanent(error);
+      const pause = repeats ? pauseBeforeRetry(order.failed, remaining, order.timeoutMs) : undefined;
+      if (pause === undefined) this.#fail(order, order.code, sayFailed(order.method, error), error);
+      else setTimeout(() => this.#again(order), pause);
     }
-    this.#release(read);
+    this.#release(order);
   }
 
-  #again(read: Read): void {
-    if (read.over) return;
-    this.#native.pagerRetry(this.#pager, read.slot);
-    if (read.from.lane.enter()) {
-      read.placed = true;
-      this.#try(read);
-    } else {
-      read.from.lane.wait(read, read.access === AHEAD);
+  #again(order: Order): void {
+    if (order.over) return;
+    this.#native.pagerRetry(this.#pager, order.slot);
+    if (this.#enter(order)) this.#go(order);
+  }
+
+  /** Writes that nobody waits for any more are aborted. */
+  #look(): void {
+    let writes = 0;
+    for (const order of this.#pending) {
+      if (order.place !== 'write') continue;
+      writes += 1;
+      if (!this.#native.pagerGivenUp(this.#pager, order.slot)) continue;
+      this.#fail(order, order.code, 'the flush was given up', undefined);
     }
+    if (writes > 0) return;
+    clearInterval(this.#looking);
+    this.#looking = undefined;
   }
 
-  #timeOut(read: Read): void {
-    const tries =
-      read.failed === 0 ? '' : `; ${read.failed} tries failed before, the last with: ${reasonOf(read.lastError)}`;
-    const sentence = `the store did not answer within ${Math.round(read.timeoutMs)} ms${tries}`;
-    this.#fail(read, 'ERR_PAGEFAULT_TIMEOUT', sentence, read.lastError);
+  #timeOut(order: Order): void {
+    this.#fail(order, 'ERR_PAGEFAULT_TIMEOUT', sayLate(order), order.lastError);
   }
 
-  #fail(read: Read, code: PageErrorCode | 'ERR_PAGEFAULT_CLOSED', sentence: string, cause: unknown): void {
-    if (read.over) return;
-    const retired = read.awaited;
-    if (retired) this.#views[read.slot] = undefined;
-    this.#end(read);
+  #fail(order: Order, code: PageErrorCode | 'ERR_PAGEFAULT_CLOSED', sentence: string, cause: unknown): void {
+    if (order.over) return;
+    const retired = order.awaited;
+    if (retired) this.#buffers.retire(order.slot);
+    this.#end(order);
     const json = cause === undefined ? '' : serializeCause(cause);
-    this.#native.pagerFail(this.#pager, read.slot, code, sentence, json, retired);
-    read.how?.abort(Object.assign(new Error(sentence), { name: 'AbortError', code }));
+    this.#native.pagerFail(this.#pager, order.slot, code, sentence, json, retired);
+    order.how?.abort(Object.assign(new Error(sentence), { name: 'AbortError', code }));
   }
 
-  #later(read: Read): Read {
-    this.#pending.add(read);
-    this.#deadlines.add(read);
-    return read;
+  #later<Kind extends Order>(order: Kind): Kind {
+    this.#pending.add(order);
+    this.#deadlines.add(order);
+    return order;
   }
 
-  #end(read: Read): void {
-    read.over = true;
-    this.#pending.delete(read);
-    this.#deadlines.delete(read);
+  #end(order: Order): void {
+    order.over = true;
+    this.#pending.delete(order);
+    this.#deadlines.delete(order);
   }
 
-  #release(read: Read): void {
-    if (!read.placed) return;
-    read.placed = false;
-    this.#leave(read.from);
+  /** True with a place in the store's lane; else the order waits for one. */
+  #enter(order: Order): boolean {
+    order.placed = order.from.lane.enter(order.place);
+    if (!order.placed) order.from.lane.wait(order, order.place);
+    return order.placed;
   }
 
-  #leave(from: OpenedStore): void {
-    const next = from.lane.leave();
+  #release(order: Order): void {
+    if (!order.placed) return;
+    order.placed = false;
+    this.#leave(order.from, order.place);
+  }
+
+  #leave(from: OpenedStore, place: Place): void {
+    const next = from.lane.leave(place);
     if (next === undefined) return;
     next.placed = true;
     // Not from here: a long queue of synchronous answers would be as deep as it is long.
-    setImmediate(() => this.#try(next));
-  }
-
-  #view(slot: number, from: OpenedStore, length: number): Uint8Array {
-    const kept = this.#views[slot];
-    const fits = kept !== undefined && kept.buffer.byteLength >= from.pageSize;
-    if (fits && kept.length === length) return kept;
-    const buffer = fits ? kept.buffer : this.#native.pagerBuffer(this.#pager, slot, from.pageSize);
-    const view = new Uint8Array(buffer, 0, length);
-    this.#views[slot] = view;
-    return view;
+    setImmediate(() => this.#go(next));
   }
 }

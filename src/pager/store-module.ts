@@ -35,20 +35,29 @@ async function importStore(moduleUrl: string, who: string): Promise<(options: un
 }
 
 /** Throws unless the object is a store. Reads each property once, so that a getter that throws is reported too. */
-function checkStore(store: unknown, who: string): asserts store is PageStore {
+function checkStore(store: unknown, who: string, writable: boolean): asserts store is PageStore {
   if (typeof store !== 'object' || store === null) {
     refuse('ERR_PAGEFAULT_STORE_INVALID', `${who} returned ${shown(store)} instead of a store`);
   }
-  const { byteLength, pageSize, concurrency, read, close } = store as Record<keyof PageStore, unknown>;
+  const given = store as Record<keyof PageStore, unknown>;
+  const { byteLength, pageSize, concurrency, longestRead, read, write, onWrite, sync, close } = given;
   if (typeof read !== 'function') {
     refuse('ERR_PAGEFAULT_STORE_INVALID', `the store of ${who} has no function read, but ${shown(read)}`);
   }
-  if (close !== undefined && typeof close !== 'function') {
-    refuse('ERR_PAGEFAULT_STORE_INVALID', `close of the store of ${who} must be a function, not ${shown(close)}`);
+  for (const [name, value] of Object.entries({ write, onWrite, sync, close })) {
+    if (value === undefined || typeof value === 'function') continue;
+    refuse('ERR_PAGEFAULT_STORE_INVALID', `${name} of the store of ${who} must be a function, not ${shown(value)}`);
+  }
+  if (writable && write === undefined) {
+    refuse(
+      'ERR_PAGEFAULT_STORE_READ_ONLY',
+      `the store of ${who} has no function write, so it cannot be mapped with writable: true`,
+    );
   }
   checkNumber('byteLength', byteLength, 0, who);
   if (pageSize !== undefined) checkNumber('pageSize', pageSize, 1, who);
   if (concurrency !== undefined) checkNumber('concurrency', concurrency, 1, who);
+  if (longestRead !== undefined) checkNumber('longestRead', longestRead, 1, who);
 }
 
 function checkNumber(name: string, value: unknown, least: number, who: string): void {
@@ -60,7 +69,7 @@ function checkNumber(name: string, value: unknown, least: number, who: string): 
 }
 
 /** The store, opened and checked. Throws a StoreError; nothing stays open then. */
-export async function openStore(moduleUrl: string, options: unknown): Promise<PageStore> {
+export async function openStore(moduleUrl: string, options: unknown, writable: boolean): Promise<PageStore> {
   const who = `store module ${fileURLToPath(moduleUrl)}`;
   const open = await importStore(moduleUrl, who);
   let store: unknown;
@@ -70,7 +79,7 @@ export async function openStore(moduleUrl: string, options: unknown): Promise<Pa
     refuse('ERR_PAGEFAULT_STORE_OPEN', `${who} could not open its store: ${reasonOf(error)}`, error);
   }
   try {
-    checkStore(store, who);
+    checkStore(store, who, writable);
     return store;
   } catch (error) {
     const { close } = (store ?? {}) as { close?: unknown };

@@ -30,9 +30,12 @@ function refuse(request: number, error: unknown, code: StoreError['code']): void
 const server = new PagerServer(native());
 
 async function open(message: ToWorker & { type: 'open' }): Promise<void> {
-  const store = await openStore(message.moduleUrl, message.options);
-  const { number, byteLength } = server.add(store, message.part);
-  post({ type: 'opened', request: message.request, store: number, byteLength, pageSize: store.pageSize });
+  const { request, moduleUrl, options, part } = message;
+  const store = await openStore(moduleUrl, options, part.writable);
+  const { number, byteLength } = server.add(store, part);
+  const { pageSize, longestRead } = store;
+  const onWrite = store.onWrite !== undefined;
+  post({ type: 'opened', request, store: number, byteLength, pageSize, longestRead, onWrite });
 }
 
 async function close(message: ToWorker & { type: 'close' }): Promise<void> {
@@ -42,7 +45,8 @@ async function close(message: ToWorker & { type: 'close' }): Promise<void> {
 
 // Told from in here, because the thread that maps may be stopped and hear nothing of this Worker's end.
 process.on('uncaughtExceptionMonitor', (error: unknown) => {
-  server.stop(`the store's Worker ended with an uncaught exception: ${error instanceof Error ? error.message : error}`);
+  const caught = process.listenerCount('uncaughtException') > 0 || process.hasUncaughtExceptionCaptureCallback();
+  if (!caught) server.stop(`the store's Worker ended with an uncaught exception: ${reasonOf(error)}`); // else it goes on
 });
 process.on('exit', (code) => server.stop(`the store's Worker exited with code ${code}`));
 

@@ -5,6 +5,8 @@
 
 import { reasonOf } from '../errors/reason.js';
 import { SystemError } from '../errors/system-error.js';
+import { holdMemory } from './hold.js';
+import { WASM_PAGE } from './wasm-memory.js';
 
 interface WasmMemory {
   readonly buffer: SharedArrayBuffer;
@@ -15,22 +17,18 @@ declare const WebAssembly: {
   Memory: new (descriptor: { initial: number; maximum: number; shared: true }) => WasmMemory;
 };
 
-const WASM_PAGE = 65_536;
-
-/** V8 unmaps a WebAssembly.Memory that is collected, and its range stays registered, so none of these ever is. */
-const kept = new Set<WasmMemory>();
-
-/** A buffer of at least `byteLength` bytes, whole pages of both kinds. It is never given back. */
-export function wasmBuffer(byteLength: number, pageSize: number): SharedArrayBuffer {
+/** A buffer of at least `byteLength` bytes, whole pages of both kinds, and the core's hold on it. */
+export function wasmBuffer(byteLength: number, pageSize: number): { buffer: SharedArrayBuffer; hold: number } {
   const grain = Math.max(WASM_PAGE, pageSize);
   const pages = (Math.ceil(byteLength / grain) * grain) / WASM_PAGE;
+  let memory: WasmMemory;
   try {
-    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-    kept.add(memory);
-    return memory.buffer;
+    memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   } catch (error) {
     const reason = reasonOf(error);
     const sentence = `there is no address space for a shared buffer of ${byteLength} bytes: ${reason}`;
     throw new SystemError('ERR_PAGEFAULT_NO_MEMORY', sentence, { cause: error });
   }
+  const { buffer } = memory;
+  return { buffer, hold: holdMemory(buffer, buffer) };
 }

@@ -4,7 +4,9 @@ import { outOfRange, shown, wrongType } from '../errors/argument.js';
 import { checkKeys } from '../options/keys.js';
 import { formatSize, parseSize } from '../options/sizes.js';
 import { Budget } from './budget.js';
+import { checkInto, type Into, type WasmMemory } from './into.js';
 import { checkCount } from './range.js';
+import { type CheckedWorkingSet, checkWorkingSet, type WorkingSetOptions } from './working-set-options.js';
 
 export interface MapOptions {
   /**
@@ -28,10 +30,15 @@ export interface MapOptions {
    * @default 'auto'
    */
   readahead?: number | string | 'auto';
-  /** Not in this release: segments are read-only. */
-  writable?: false;
   /**
-   * A `byteLength` past the store's end is refused; with true the rest reads zero.
+   * Writes are kept, and `flush` brings them to the store, which must be able to write. Without it a write through a view
+   * ends the process with a report.
+   * @default false
+   */
+  writable?: boolean;
+  /**
+   * A `byteLength` past the store's end is refused; with true the rest reads zero. What is written there stays in memory:
+   * the store has no room for it.
    * @default false
    */
   pad?: boolean;
@@ -41,10 +48,23 @@ export interface MapOptions {
    */
   shared?: boolean;
   /**
-   * How pages get in; 'auto' picks what works here.
+   * Memory that exists, to be paged instead of memory of its own: a WebAssembly.Memory, a SharedArrayBuffer or an ArrayBuffer (the whole pages in it). What it
+   * holds is dropped. It is never unmapped: once the segment is closed, a touch fails with "segment closed" until the memory is
+   * given to another segment. Nothing may touch it while `map` is at work.
+   */
+  into?: ArrayBuffer | SharedArrayBuffer | WasmMemory;
+  /**
+   * How pages get in; 'auto' picks what works here. 'thread' needs a privilege: see `kernelFaults`.
    * @default 'auto'
    */
-  backend?: 'auto' | 'signal' | 'mprotect';
+  backend?: 'auto' | 'signal' | 'mprotect' | 'memfd' | 'thread';
+  /**
+   * True: pages that are missing are brought to system calls, too (`fs.write` of a view, `fs.read` into it), instead of EFAULT. Picks backend 'thread', in which a
+   * fault takes longer because another thread answers it, or says why this process may not: it needs root, CAP_SYS_PTRACE, the sysctl
+   * vm.unprivileged_userfaultfd, or /dev/userfaultfd (Linux 6.1), opened here or lent by somebody who may (`useDevice` of pagefault/kernel).
+   * @default false
+   */
+  kernelFaults?: boolean;
   /**
    * What a raw touch of a page that cannot be had does: ends the process with a report, or reads zeroes.
    * @default 'abort'
@@ -55,6 +75,22 @@ export interface MapOptions {
    * @default 30000
    */
   faultTimeoutMs?: number;
+  /**
+   * A page that takes longer is told of while it is waited for: event 'stall' on every thread that has the segment open, and where a thread is stopped, a line on
+   * stderr (at most one in 10 s; none with the environment variable PAGEFAULT_STALL_REPORTS=0). 0: never. Default a tenth of `faultTimeoutMs`, at least 100.
+   */
+  stallAfterMs?: number;
+  /**
+   * How often a thread of the core looks whether somebody has replaced the process's handlers of SIGBUS and SIGSEGV, and puts them back: 10 to 3,600,000. The
+   * smallest of all open segments counts, in the whole process. Events are told as often, and at least once a second.
+   * @default 1000
+   */
+  pollIntervalMs?: number;
+  /**
+   * A file that keeps which pages a run touches, in which order, and from which they are loaded ahead the next time, behind what is touched. A path: what is there is
+   * loaded ahead, and this run is added to it when the segment is closed. See docs/working-sets.md.
+   */
+  workingSet?: string | WorkingSetOptions;
   /** For errors, reports and /proc/self/maps. Default the store's description. */
   name?: string;
   /** Ends the opening; the promise rejects with the signal's reason. */
@@ -69,11 +105,17 @@ export interface CheckedOptions {
   resident: number | Budget | undefined;
   /** -1 for adaptive. */
   readahead: number;
+  writable: boolean;
   pad: boolean;
   shared: boolean;
-  backend: 'auto' | 'signal' | 'mprotect';
+  into: Into | undefined;
+  backend: 'auto' | 'signal' | 'mprotect' | 'memfd' | 'thread';
+  kernelFaults: boolean;
   unreadable: 'abort' | 'zero';
   faultTimeoutMs: number;
+  stallAfterMs: number;
+  pollIntervalMs: number;
+  workingSet: CheckedWorkingSet | undefined;
   name: string | undefined;
   signal: AbortSignal | undefined;
 }
@@ -89,8 +131,12 @@ const KNOWN = [
   'shared',
   'into',
   'backend',
+  'kernelFaults',
   'unreadable',
   'faultTimeoutMs',
+  'stallAfterMs',
+  'pollIntervalMs',
+  'workingSet',
   'name',
   'signal',
 ] as const;
@@ -98,17 +144,16 @@ const KNOWN = [
 const LARGEST_PAGE = 2 ** 21;
 const LARGEST_READAHEAD = 2 ** 30;
 const LARGEST_TIMEOUT = 2 ** 31 - 1;
+const LONGEST_POLL = 3_600_000;
 
 /** Options of the design that this release does not have yet: better a sentence than silence. */
 function refuseLater(options: Record<string, unknown>): void {
   const later = (sentence: string): never => {
     throw wrongType(`map(): ${sentence}`, 'ERR_PAGEFAULT_NOT_YET');
   };
-  if (options['writable'] === true) later('segments are read-only in this release, so writable: true is refused');
-  if (options['into'] !== undefined) later('paging memory that exists (into) is not in this release');
   const { backend } = options;
-  if (backend === 'memfd' || backend === 'thread' || backend === 'kernel') {
-    later(`backend '${backend}' is not in this release; there are 'auto', 'signal' and 'mprotect'`);
+  if (backend === 'kernel') {
+    later(`backend 'kernel' is not in this release; there are 'auto', 'signal', 'mprotect', 'memfd' and 'thread'`);
   }
 }
 
@@ -146,12 +191,33 @@ function timeout(value: unknown): number {
   return value;
 }
 
+function pollInterval(value: unknown): number {
+  if (value === undefined) return 1000;
+  checkCount('map(): pollIntervalMs', value, 10);
+  if (value > LONGEST_POLL) throw outOfRange(`map(): pollIntervalMs must be at most ${LONGEST_POLL}, not ${value}`);
+  return value;
+}
+
+function stallAfter(value: unknown, timeoutMs: number): number {
+  if (value === undefined) return Math.max(100, Math.floor(timeoutMs / 10));
+  checkCount('map(): stallAfterMs', value, 0);
+  if (value > LARGEST_TIMEOUT) throw outOfRange(`map(): stallAfterMs must be at most 2^31 - 1, not ${value}`);
+  return value;
+}
+
+const BACKENDS = ['auto', 'signal', 'mprotect', 'memfd', 'thread'] as const;
+
+function backendOf(value: unknown, kernelFaults: boolean): (typeof BACKENDS)[number] {
+  const backend = oneOf('backend', value, BACKENDS, 'auto');
+  if (!kernelFaults || backend === 'auto' || backend === 'thread') return backend;
+  throw wrongType(`map(): kernelFaults: true needs backend 'thread' (or 'auto'), not '${backend}'`);
+}
+
 /** Checks everything that can be checked before the store is open. */
 export function checkOptions(options: unknown): CheckedOptions {
   checkKeys('map()', options, KNOWN);
   const given = options as Record<string, unknown>;
   refuseLater(given);
-  flag('writable', given['writable']);
   const { offset = 0, byteLength, pageSize, name, signal } = given;
   checkCount('map(): offset', offset, 0);
   if (byteLength !== undefined) checkCount('map(): byteLength', byteLength, 1);
@@ -164,17 +230,25 @@ export function checkOptions(options: unknown): CheckedOptions {
   if (signal !== undefined && !(signal instanceof AbortSignal)) {
     throw wrongType(`map(): signal must be an AbortSignal, not ${shown(signal)}`);
   }
+  const faultTimeoutMs = timeout(given['faultTimeoutMs']);
+  const kernelFaults = flag('kernelFaults', given['kernelFaults']);
   return {
     offset,
     byteLength,
     pageSize,
     resident: resident(given['resident']),
     readahead: readahead(given['readahead']),
+    writable: flag('writable', given['writable']),
     pad: flag('pad', given['pad']),
     shared: flag('shared', given['shared']),
-    backend: oneOf('backend', given['backend'], ['auto', 'signal', 'mprotect'], 'auto'),
+    into: checkInto(given['into'], given['shared']),
+    backend: backendOf(given['backend'], kernelFaults),
+    kernelFaults,
     unreadable: oneOf('unreadable', given['unreadable'], ['abort', 'zero'], 'abort'),
-    faultTimeoutMs: timeout(given['faultTimeoutMs']),
+    faultTimeoutMs,
+    stallAfterMs: stallAfter(given['stallAfterMs'], faultTimeoutMs),
+    pollIntervalMs: pollInterval(given['pollIntervalMs']),
+    workingSet: checkWorkingSet(given['workingSet']),
     name,
     signal,
   };
@@ -185,9 +259,12 @@ export function choosePageSize(asked: number | undefined, preferred: number | un
   const size = asked ?? preferred ?? system;
   const whose = asked === undefined ? "the store's pageSize" : 'map(): pageSize';
   const powerOfTwo = Number.isSafeInteger(size) && size > 0 && Number.isInteger(Math.log2(size));
-  if (!powerOfTwo) throw outOfRange(`${whose} must be a power of two, not ${size}`);
-  if (size < system) throw outOfRange(`${whose} must be at least the system's page size of ${system}, not ${size}`);
-  if (size > LARGEST_PAGE) throw outOfRange(`${whose} must be at most 2 MiB (${LARGEST_PAGE}), not ${size}`);
+  const unavailable = (sentence: string): never => {
+    throw outOfRange(`${whose} must be ${sentence}, not ${size}`, 'ERR_PAGEFAULT_PAGE_SIZE_UNAVAILABLE');
+  };
+  if (!powerOfTwo) unavailable('a power of two');
+  if (size < system) unavailable(`at least the system's page size of ${system}`);
+  if (size > LARGEST_PAGE) unavailable(`at most 2 MiB (${LARGEST_PAGE})`);
   return size;
 }
 

@@ -13,10 +13,10 @@ export class Pin {
   #released = false;
 
   /** Made by `segment.pin`. */
-  constructor(region: Region, range: Range, buffer: ArrayBufferLike) {
+  constructor(region: Region, range: Range, buffer: ArrayBufferLike, bufferOffset: number) {
     this.#region = region;
     this.#range = range;
-    this.bytes = new Uint8Array(buffer, range.offset, range.byteLength);
+    this.bytes = new Uint8Array(buffer, bufferOffset + range.offset, range.byteLength);
   }
 
   /** The pages may be evicted again. Idempotent; harmless once the segment is closed. */

@@ -14,18 +14,28 @@ export function failureError(failure: NativeFailure): PagefaultError {
   return toPageError(failure, known.get(failure.region)?.where);
 }
 
-export class Region implements Where {
+/** What is known of a region. */
+export interface RegionNumbers extends Where {
+  /** The core's. */
+  readonly id: number;
+  readonly byteLength: number;
+  readonly writable: boolean;
+}
+
+export class Region implements RegionNumbers {
   readonly id: number;
   readonly name: string;
   readonly byteLength: number;
   readonly pageSize: number;
+  readonly writable: boolean;
   closed = false;
 
-  constructor(id: number, name: string, byteLength: number, pageSize: number) {
+  constructor({ id, name, byteLength, pageSize, writable }: RegionNumbers) {
     this.id = id;
     this.name = name;
     this.byteLength = byteLength;
     this.pageSize = pageSize;
+    this.writable = writable;
     const holders = (known.get(id)?.holders ?? 0) + 1;
     known.set(id, { where: { name, pageSize }, holders });
   }

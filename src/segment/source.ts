@@ -3,14 +3,15 @@
  * store is opened in the pager's Worker.
  */
 
-import { type BigIntStats, closeSync, constants, fstatSync, openSync, type Stats } from 'node:fs';
 import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { outOfRange, shown, wrongType } from '../errors/argument.js';
+import { reasonOf } from '../errors/reason.js';
 import { StoreError } from '../errors/store-error.js';
 import type { NativeSource } from '../native/binding.js';
 import { openCustom } from '../pager/host.js';
-import type { FileRef, MemoryRef, StoreRef } from '../stores/ref.js';
+import type { CustomRef, MemoryRef, StoreRef, UdsRef } from '../stores/ref.js';
+import { openFile } from './file-source.js';
 import type { CheckedOptions } from './options.js';
 
 /** How long a store may take to open, at least: its Worker may have to start and its module to be fetched. `signal` ends it sooner. */
@@ -20,6 +21,10 @@ const OPEN_MS = 30_000;
 export interface Source {
   readonly byteLength: number;
   readonly pageSize: number | undefined;
+  /** Bytes that it may be asked for at once where nobody waits; without: a page. */
+  readonly longestRead?: number | undefined;
+  /** It wants to know of first writes. */
+  readonly onWrite?: boolean;
   /** What the core reads: `byteLength` bytes of the store from `offset`. */
   native(offset: number, byteLength: number): NativeSource;
   /** Undoes the opening where no region came of it. */
@@ -41,91 +46,38 @@ export function describeStore(ref: StoreRef): string {
       return `zero(${ref.byteLength})`;
     case 'custom':
       return `custom(${basename(fileURLToPath(ref.moduleUrl))})`;
+    case 'uds':
+      return `uds(${ref.path})`;
   }
 }
+
+const KINDS: ReadonlySet<StoreRef['kind']> = new Set(['file', 'memory', 'zero', 'custom', 'uds']);
 
 /** Throws unless `ref` is something that `pagefault/stores` made, here or in another thread. */
-export function checkStoreRef(ref: unknown): asserts ref is StoreRef {
+export function checkStoreRef(ref: unknown, who = 'map()'): asserts ref is StoreRef {
   const { kind } = (typeof ref === 'object' && ref !== null ? ref : {}) as { kind?: unknown };
-  if (kind === 'file' || kind === 'memory' || kind === 'zero' || kind === 'custom') return;
+  if (KINDS.has(kind as StoreRef['kind'])) return;
   throw wrongType(
-    `map(): the store must come from 'pagefault/stores', such as file('data.bin'), not be ${shown(ref)}; a store of your own is custom(new URL('./store.js', import.meta.url), options)`,
+    `${who}: the store must come from 'pagefault/stores', such as file('data.bin'), not be ${shown(ref)}; a store of your own is custom(new URL('./store.js', import.meta.url), options)`,
   );
 }
 
-function sentence(code: unknown): string | undefined {
-  switch (code) {
-    case 'ENOENT':
-    case 'ENOTDIR':
-      return 'there is no such file';
-    case 'EACCES':
-    case 'EPERM':
-      return 'there is no permission to read it';
-    case 'EISDIR':
-      return 'it is a directory';
-    default:
-      return undefined;
+/** Throws for a store that cannot write, where that can be said before it is opened. */
+function checkCanWrite(ref: StoreRef): void {
+  if (ref.kind === 'memory' && !(ref.bytes.buffer instanceof SharedArrayBuffer)) {
+    throw wrongType(
+      'map(): the bytes of an ArrayBuffer are copied, so nobody could see what is written to them: with writable: true, memory() needs a SharedArrayBuffer',
+    );
   }
-}
-
-function cannotOpen(ref: FileRef, error: unknown): StoreError {
-  const { code, errno, syscall, message } = error as NodeJS.ErrnoException;
-  const why = sentence(code);
-  return new StoreError(
-    'ERR_PAGEFAULT_STORE_OPEN',
-    `${ref.path} cannot be mapped: ${why === undefined ? message : `${why} (${code})`}`,
-    { cause: error, errno: errno === undefined ? undefined : Math.abs(errno), syscall },
-  );
-}
-
-function kindOf(stats: Stats | BigIntStats): string {
-  if (stats.isDirectory()) return 'a directory';
-  if (stats.isFIFO()) return 'a pipe';
-  if (stats.isSocket()) return 'a socket';
-  return 'a device';
-}
-
-function openFile(ref: FileRef): Source {
-  let fd: number;
-  try {
-    // Not blocking, because opening a pipe would wait for its other end.
-    fd = openSync(ref.path, constants.O_RDONLY | constants.O_NONBLOCK);
-  } catch (error) {
-    throw cannotOpen(ref, error);
+  if (ref.kind === 'uds') {
+    const sentence = `${describeStore(ref)} is a page server, which takes no writes, so it cannot be mapped with writable: true`;
+    throw new StoreError('ERR_PAGEFAULT_STORE_READ_ONLY', sentence);
   }
-  try {
-    const stats = fstatSync(fd);
-    if (!stats.isFile()) {
-      const what = `${ref.path} cannot be mapped: it is ${kindOf(stats)}, and only regular files can be`;
-      throw new StoreError('ERR_PAGEFAULT_STORE_OPEN', what, stats.isDirectory() ? { errno: 21 } : {}); // EISDIR
-    }
-    const rest = Math.max(0, stats.size - ref.offset);
-    if (stats.size > 0 && ref.offset >= stats.size) {
-      throw outOfRange(`file(): offset ${ref.offset} is past the end of ${ref.path}, which has ${stats.size} bytes`);
-    }
-    if (stats.size > 0 && ref.byteLength !== undefined && ref.byteLength > rest) {
-      throw outOfRange(
-        `file(): byteLength ${ref.byteLength} is more than the ${rest} bytes that ${ref.path} has from offset ${ref.offset}`,
-      );
-    }
-    const byteLength = stats.size === 0 ? 0 : (ref.byteLength ?? rest);
-    return {
-      byteLength,
-      pageSize: undefined,
-      native: (offset) => ({
-        kind: 'file',
-        fd,
-        offset: ref.offset + offset,
-        path: ref.path,
-        checkChanges: ref.onChange === 'fail',
-      }),
-      abandon: async () => closeSync(fd),
-      given: () => closeSync(fd),
-      ended: undefined,
-    };
-  } catch (error) {
-    closeSync(fd);
-    throw error;
+  if (ref.kind === 'zero') {
+    throw new StoreError(
+      'ERR_PAGEFAULT_STORE_READ_ONLY',
+      `${describeStore(ref)} keeps nothing, so it cannot be mapped with writable: true; memory(new SharedArrayBuffer(${ref.byteLength})) does`,
+    );
   }
 }
 
@@ -152,9 +104,10 @@ function openMemory({ bytes }: MemoryRef): Source {
 
 /** Opens a store. Rejects with one clear sentence; nothing stays open then. */
 export async function openSource(ref: StoreRef, options: CheckedOptions): Promise<Source> {
+  if (options.writable) checkCanWrite(ref);
   switch (ref.kind) {
     case 'file':
-      return openFile(ref);
+      return openFile(ref, options.writable);
     case 'memory':
       return openMemory(ref);
     case 'zero':
@@ -165,17 +118,52 @@ export async function openSource(ref: StoreRef, options: CheckedOptions): Promis
         abandon: nothing,
         ended: undefined,
       };
-    case 'custom': {
-      const { offset, byteLength, pageSize } = options;
-      const part = { offset, byteLength, pageSize };
-      const store = await openCustom(ref, part, Math.max(OPEN_MS, options.faultTimeoutMs), options.signal);
-      return {
-        byteLength: store.byteLength,
-        pageSize: store.pageSize,
-        native: () => ({ kind: 'pager', pager: store.pager, store: store.store }),
-        abandon: () => store.close(),
-        ended: () => store.close(),
-      };
-    }
+    case 'custom':
+      return await openInWorker(ref, options);
+    case 'uds':
+      return await openPageServer(ref, options);
+  }
+}
+
+/** Opens a store module in the pager's Worker. */
+async function openInWorker(ref: CustomRef, options: CheckedOptions): Promise<Source> {
+  const { offset, byteLength, pageSize, writable } = options;
+  const part = { offset, byteLength, pageSize, writable };
+  const store = await openCustom(ref, part, Math.max(OPEN_MS, options.faultTimeoutMs), options.signal);
+  return {
+    byteLength: store.byteLength,
+    pageSize: store.pageSize,
+    longestRead: store.longestRead,
+    onWrite: store.onWrite,
+    native: () => ({ kind: 'pager', pager: store.pager, store: store.store }),
+    abandon: () => store.close(),
+    ended: () => store.close(),
+  };
+}
+
+const UDS_MODULE = new URL('../stores/uds/store.js', import.meta.url).href;
+
+/** A page server does not tell how many bytes it has: then as many are there as the segment wants. */
+async function openPageServer(ref: UdsRef, options: CheckedOptions): Promise<Source> {
+  const { path, base, pageSize } = ref;
+  const wanted = options.byteLength === undefined ? undefined : options.offset + options.byteLength;
+  const byteLength = ref.byteLength ?? wanted;
+  if (byteLength === undefined) {
+    throw wrongType(
+      `map(): a page server does not tell how many bytes it has: give byteLength to map(), or to uds('${path}')`,
+    );
+  }
+  if (base + BigInt(byteLength) > 1n << 64n) {
+    throw outOfRange(
+      `map(): ${byteLength} bytes of ${describeStore(ref)} from its base 0x${base.toString(16)} would go beyond 2^64`,
+    );
+  }
+  const module: CustomRef = { kind: 'custom', moduleUrl: UDS_MODULE, options: { path, base, pageSize, byteLength } };
+  try {
+    return await openInWorker(module, options);
+  } catch (error) {
+    if (!(error instanceof StoreError) || error.code !== 'ERR_PAGEFAULT_STORE_OPEN') throw error;
+    const { cause } = error;
+    throw new StoreError(error.code, `${describeStore(ref)} cannot be opened: ${reasonOf(cause ?? error)}`, { cause });
   }
 }

@@ -1,9 +1,10 @@
-/** The store `file`: a range of a regular file. The core reads it in the thread that faults. Any thread. */
+/** The store `file`: a range of a regular file. The core reads it in the thread that faults, and writes it. Any thread. */
 
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { outOfRange, shown, wrongType } from '../errors/argument.js';
 import { checkKeys } from '../options/keys.js';
+import { parseSize, type Size } from '../options/sizes.js';
 import type { FileRef } from './ref.js';
 
 export interface FileOptions {
@@ -20,6 +21,11 @@ export interface FileOptions {
    * @default 'fail'
    */
   onChange?: 'fail' | 'ignore';
+  /**
+   * Makes a file of this many bytes, in bytes or as '64MiB', where there is none or an empty one: all zero, and without
+   * blocks on the disk until they are written. Needs `writable: true`. Default: a file that is missing is an error.
+   */
+  create?: Size;
 }
 
 function filePath(path: string | URL): string {
@@ -41,6 +47,16 @@ function count(name: string, value: unknown, least: number): number {
   return value;
 }
 
+/** The length of a file that is to be made. Throws where the store would not fit into it. */
+function createdLength(create: unknown, offset: number, byteLength: number | undefined): number {
+  const length = parseSize('file(): create', create as Size);
+  const needed = offset + (byteLength ?? 1);
+  if (length >= needed) return length;
+  throw outOfRange(
+    `file(): create makes a file of ${length} bytes, and offset and byteLength need ${needed} bytes at least`,
+  );
+}
+
 /**
  * Pages from a file. The path is resolved now, the file is opened by `map`.
  *
@@ -48,16 +64,19 @@ function count(name: string, value: unknown, least: number): number {
  * const segment = await map(file('vectors.f32'), { resident: '256MiB' });
  */
 export function file(path: string | URL, options: FileOptions = {}): FileRef {
-  checkKeys('file()', options, ['offset', 'byteLength', 'onChange']);
-  const { offset = 0, byteLength, onChange = 'fail' } = options;
+  checkKeys('file()', options, ['offset', 'byteLength', 'onChange', 'create']);
+  const { onChange = 'fail', create } = options;
   if (onChange !== 'fail' && onChange !== 'ignore') {
     throw wrongType(`file(): onChange must be 'fail' or 'ignore', not ${shown(onChange)}`);
   }
+  const offset = count('offset', options.offset ?? 0, 0);
+  const byteLength = options.byteLength === undefined ? undefined : count('byteLength', options.byteLength, 1);
   return Object.freeze({
     kind: 'file',
     path: filePath(path),
-    offset: count('offset', offset, 0),
-    byteLength: byteLength === undefined ? undefined : count('byteLength', byteLength, 1),
+    offset,
+    byteLength,
     onChange,
+    create: create === undefined ? undefined : createdLength(create, offset, byteLength),
   });
 }

@@ -4,8 +4,8 @@ import { shown, wrongType } from '../errors/argument.js';
 import type { MemoryRef } from './ref.js';
 
 /**
- * Pages from bytes in memory. Bytes of a SharedArrayBuffer are used in place; others are copied by `map`, so that what
- * is written to them later is not seen.
+ * Pages from bytes in memory. Bytes of a SharedArrayBuffer are used in place, and with `writable: true` they are what a
+ * flush writes to; others are copied by `map`, so that what is written to them later is not seen.
  */
 export function memory(bytes: ArrayBuffer | SharedArrayBuffer | ArrayBufferView): MemoryRef {
   if (ArrayBuffer.isView(bytes)) {

@@ -1,11 +1,14 @@
 /** The end of a run in numbers: the last line with `--json`, one line with `--quiet`. Pure functions. */
 import type { GuestStats } from '../../guests/counters.js';
+import type { HandlerCounts } from '../../guests/handler-counts.js';
 import { Latencies } from '../../guests/latency.js';
 import { formatCount, formatDuration, formatQuantity } from '../../observe/format.js';
 import type { Paged } from './paged.js';
 import type { Plan } from './plan.js';
 
-type Sums = Omit<GuestStats, 'pages' | 'serviceNs'>;
+/** What is not counted for each child. */
+type OfTheProcess = keyof HandlerCounts;
+type Sums = Omit<GuestStats, 'pages' | 'serviceNs' | OfTheProcess>;
 
 export interface Summary extends Sums {
   readonly type: 'summary';
@@ -34,7 +37,7 @@ export function summaryOf(plan: Plan, strategy: string, all: readonly Paged[], e
   const sums: Record<string, number> = { ...NOTHING };
   for (const { pager } of all) {
     latencies.merge(pager.latencies);
-    const { serviceNs: _, ...numbers } = pager.stats();
+    const { serviceNs: _, forwardedSignals: _f, handlerReinstalls: _r, ...numbers } = pager.stats();
     for (const [name, value] of Object.entries(numbers)) sums[name] = (sums[name] ?? 0) + value;
   }
   const { pages: pagesCopied = 0, ...rest } = sums;
@@ -53,7 +56,7 @@ export function summaryOf(plan: Plan, strategy: string, all: readonly Paged[], e
   };
 }
 
-const NOTHING: Readonly<Omit<GuestStats, 'serviceNs'>> = {
+const NOTHING: Readonly<Omit<GuestStats, 'serviceNs' | OfTheProcess>> = {
   faults: 0,
   duplicates: 0,
   writeFaults: 0,

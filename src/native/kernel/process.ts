@@ -32,6 +32,8 @@ export interface NativeProcess {
   unixKind(fd: number): number;
   /** pid, uid, gid. */
   unixPeer(fd: number, out: Float64Array): number;
+  /** A pidfd of the process that `unixPeer` names, or -ENOPROTOOPT before Linux 6.5. */
+  unixPeerPidfd(fd: number): number;
   /** Bytes sent; the first `count` of `fds` went with the first byte. Never blocks, no SIGPIPE. */
   unixSend(fd: number, bytes: Uint8Array, fds: Int32Array, count: number): number;
   /** Bytes received. `out[0]`: number of descriptors that follow it, or CUT. Never blocks. */
