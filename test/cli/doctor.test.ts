@@ -1,9 +1,11 @@
 /** `pagefault doctor` on this machine, and under a filter that refuses userfaultfd. */
 import assert from 'node:assert/strict';
+import { closeSync, openSync } from 'node:fs';
 import { release } from 'node:os';
 import { test } from 'node:test';
 import { isSupported, systemPageSize } from 'pagefault';
-import { runConfined } from '../helpers/confined.js';
+import { probe } from '#dist/native/load.js';
+import { nobody, runConfined } from '../helpers/confined.js';
 import { runCli } from '../helpers/run.js';
 
 interface Document {
@@ -40,7 +42,8 @@ test('the JSON document says the same', async () => {
   assert.equal(document.pageSize, systemPageSize());
   assert.equal(document.runtime.node, process.version);
   assert.equal(worksOf(document, 'mprotect'), 'yes');
-  for (const later of ['memfd', 'thread', 'kernel']) assert.equal(worksOf(document, later), 'later');
+  assert.equal(worksOf(document, 'thread'), probe().servedErrno === 0 ? 'yes' : 'no');
+  assert.equal(worksOf(document, 'kernel'), 'later');
 });
 
 test('under a seccomp filter that refuses userfaultfd, mprotect is left and the filter is named', async () => {
@@ -59,4 +62,32 @@ test('under a seccomp filter that refuses userfaultfd, mprotect is left and the 
   assert.match(text.stdout, /seccomp filter/);
   assert.match(text.stdout, /--security-opt seccomp=/);
   assert.match(text.stdout, /Backend 'auto' is mprotect/);
+});
+
+test('as nobody under that filter with the device lent, signal and thread work; without it, what is offered can help', {
+  skip: probe().deviceErrno === 0 ? false : '/dev/userfaultfd cannot be opened here',
+}, async (t) => {
+  const user = nobody();
+  if ('reason' in user) {
+    t.skip(user.reason);
+    return;
+  }
+  const confinement = { denyUserfaultfd: true, uid: user.uid };
+  const fd = openSync('/dev/userfaultfd', 'r+');
+  try {
+    const options = { env: { ...process.env, PAGEFAULT_USERFAULTFD: '3' }, fds: [fd] };
+    const lent = await runConfined(confinement, 'dist/cli/main.js', ['doctor', '--json'], options);
+    const document = JSON.parse(lent.stdout) as Document;
+    for (const name of ['signal', 'thread']) assert.equal(worksOf(document, name), 'yes', lent.stdout);
+    const text = await runConfined(confinement, 'dist/cli/main.js', ['doctor'], options);
+    assert.match(text.stdout, /Backend 'auto' is signal/);
+    assert.doesNotMatch(text.stdout, /newer kernel/);
+  } finally {
+    closeSync(fd);
+  }
+  const without = await runConfined(confinement, 'dist/cli/main.js', ['doctor', '--json']);
+  const thread = (JSON.parse(without.stdout) as Document).backends.find(({ name }) => name === 'thread');
+  assert.equal(thread?.works, 'no');
+  assert.doesNotMatch(String(thread?.fixes), /sysctl/);
+  assert.match(String(thread?.fixes), /useDevice/);
 });

@@ -34,7 +34,7 @@ test('the version is that of the package', async () => {
 const WRONG: [string[], RegExp][] = [
   [[], /Commands:/],
   [['docter'], /no command 'docter'\n {2}Did you mean doctor\?/],
-  [['serve-all-things'], /Commands are doctor, map and paging/],
+  [['serve-all-things'], /Commands are doctor, map, .* and \w+;/],
   [['--versoin'], /no option --versoin\n {2}Did you mean --version\?/],
   [['map'], /map needs FILE/],
   [['map', 'a', 'b'], /takes no argument 'b'/],
@@ -49,6 +49,10 @@ const WRONG: [string[], RegExp][] = [
   [['map', 'a', '--touches', '0'], /--touches must be a whole number of at least 1/],
   [['map', 'a', '--touches', '1.5'], /--touches must be a whole number/],
   [['doctor', '--json=yes'], /--json takes no value/],
+  [['top', '0'], /PORT must be the port that a server was given with --metrics, or http:/],
+  [['top', 'https://127.0.0.1:1'], /PORT must be/],
+  [['top', '9090', '--sort', 'latnecy'], /Did you mean --sort latency\?/],
+  [['top', '9090', '--interval', '1'], /--interval must be a whole number of at least 100/],
   [['doctor', 'now'], /takes no argument 'now'/],
 ];
 

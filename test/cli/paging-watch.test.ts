@@ -1,6 +1,5 @@
 /** `pagefault paging --watch`: the picture, in a pseudo terminal, and the keys. */
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -12,48 +11,12 @@ import { Latencies } from '#dist/guests/latency.js';
 import { GUEST_PAGE, Pages } from '#dist/guests/pages.js';
 import { until } from '../helpers/descriptors.js';
 import { paging } from '../helpers/paging.js';
-import { root } from '../helpers/run.js';
+import { assertRestored, inTerminal, withoutTerminal } from '../helpers/terminal.js';
 
 const TIMEOUT_MS = 30_000;
-const HIDE = '\x1b[?25l';
-const SHOW = '\x1b[?25h';
 
-/** util-linux's `script` runs a command in a terminal of its own; without it there is none to be had. */
-const without = spawnSync('script', ['--version']).status === 0 ? false : 'script of util-linux is not installed';
-
-interface InTerminal {
-  shown(): string;
-  type(keys: string): void;
-  /** The exit code. */
-  ended: Promise<number>;
-}
-
-function inTerminal(args: string): InTerminal {
-  const command = `stty rows 24 cols 60; "${process.execPath}" dist/cli/main.js paging ${args}; echo "exit code $?"; stty -a`;
-  const child = spawn('script', ['-qec', command, '/dev/null'], { cwd: root, stdio: ['pipe', 'pipe', 'inherit'] });
-  const timer = setTimeout(() => child.kill('SIGKILL'), TIMEOUT_MS);
-  let shown = '';
-  child.stdout.setEncoding('utf8').on('data', (text: string) => {
-    shown += text;
-  });
-  const ended = new Promise<number>((resolve) => {
-    child.once('close', () => {
-      clearTimeout(timer);
-      resolve(Number(/exit code (\d+)/.exec(shown)?.[1] ?? -1));
-    });
-  });
-  return { shown: () => shown, type: (keys) => child.stdin.write(keys), ended };
-}
-
-/** The terminal is as it was: the cursor shows, keys are lines again. */
-function assertRestored(shown: string): void {
-  assert.ok(shown.lastIndexOf(SHOW) >= shown.lastIndexOf(HIDE), 'the cursor shows again');
-  assert.match(shown, /[^-]icanon/);
-  assert.match(shown, /[^-]echo\b/);
-}
-
-test('a live picture of each child, and a summary', { skip: without }, async () => {
-  const run = inTerminal('300 --watch --children 2 --pause 1 --write');
+test('a live picture of each child, and a summary', { skip: withoutTerminal }, async () => {
+  const run = inTerminal('paging 300 --watch --children 2 --pause 1 --write');
   assert.equal(await run.ended, 0);
   const frames = run.shown().split('\x1b[J');
   assert.ok(frames.length > 3 && frames.length < 40, `${frames.length} frames`);
@@ -66,8 +29,8 @@ test('a live picture of each child, and a summary', { skip: without }, async () 
   assertRestored(run.shown());
 });
 
-test('keys change the strategy, and q ends', { skip: without }, async () => {
-  const run = inTerminal('5000 --watch --pause 5');
+test('keys change the strategy, and q ends', { skip: withoutTerminal }, async () => {
+  const run = inTerminal('paging 5000 --watch --pause 5');
   await until(() => /on-demand: [1-9]/.test(run.shown()), TIMEOUT_MS);
   run.type('r');
   await until(() => run.shown().includes('read-ahead: '), TIMEOUT_MS);
@@ -80,9 +43,9 @@ test('keys change the strategy, and q ends', { skip: without }, async () => {
   assertRestored(run.shown());
 });
 
-test('Ctrl-C ends it with 130 and the terminal as it was', { skip: without }, async () => {
+test('Ctrl-C ends it with 130 and the terminal as it was', { skip: withoutTerminal }, async () => {
   for (const who of ['', '--threads 2']) {
-    const run = inTerminal(`5000 --watch --pause 5 ${who}`);
+    const run = inTerminal(`paging 5000 --watch --pause 5 ${who}`);
     await until(() => /on-demand: [1-9]/.test(run.shown()), TIMEOUT_MS);
     run.type('\x03');
     assert.equal(await run.ended, 130);
@@ -90,8 +53,8 @@ test('Ctrl-C ends it with 130 and the terminal as it was', { skip: without }, as
   }
 });
 
-test('keys work beside the transcript, and each switch is a line', { skip: without }, async () => {
-  const run = inTerminal('5000 --pause 5');
+test('keys work beside the transcript, and each switch is a line', { skip: withoutTerminal }, async () => {
+  const run = inTerminal('paging 5000 --pause 5');
   await until(() => run.shown().includes("read 'C'"), TIMEOUT_MS);
   run.type('e');
   await until(() => /strategy on-demand → eager after \d+ faults/.test(run.shown()), TIMEOUT_MS);
@@ -100,10 +63,12 @@ test('keys work beside the transcript, and each switch is a line', { skip: witho
   assertRestored(run.shown());
 });
 
-test('where stdout goes elsewhere the picture is on stderr, and the lines go there', { skip: without }, async () => {
+test('where stdout goes elsewhere the picture is on stderr, and the lines go there', {
+  skip: withoutTerminal,
+}, async () => {
   const folder = mkdtempSync(join(tmpdir(), 'pagefault-watch-'));
   const path = join(folder, 'lines');
-  const run = inTerminal(`300 --watch --pause 1 --json > "${path}"`);
+  const run = inTerminal(`paging 300 --watch --pause 1 --json > "${path}"`);
   assert.equal(await run.ended, 0);
   const lines = readFileSync(path, 'utf8').trimEnd().split('\n');
   rmSync(folder, { recursive: true });

@@ -72,6 +72,7 @@ interface Case {
 }
 
 const range = { name: 'RangeError', code: 'ERR_PAGEFAULT_OUT_OF_RANGE' };
+const unavailable = { name: 'RangeError', code: 'ERR_PAGEFAULT_PAGE_SIZE_UNAVAILABLE' };
 const open = { name: 'StoreError', code: 'ERR_PAGEFAULT_STORE_OPEN' };
 const module = { name: 'StoreError', code: 'ERR_PAGEFAULT_STORE_MODULE' };
 const invalid = { name: 'StoreError', code: 'ERR_PAGEFAULT_STORE_INVALID' };
@@ -121,21 +122,21 @@ const cases: Case[] = [
     what: 'a page size that is no power of two',
     ref: () => zero(1),
     options: { pageSize: 3 * PAGE },
-    ...range,
+    ...unavailable,
     message: /power of two/,
   },
   {
     what: 'a page size that is too small',
     ref: () => zero(1),
     options: { pageSize: PAGE / 2 },
-    ...range,
+    ...unavailable,
     message: /at least the system/,
   },
   {
     what: 'a page size that is too large',
     ref: () => zero(1),
     options: { pageSize: 2 ** 22 },
-    ...range,
+    ...unavailable,
     message: /at most 2 MiB/,
   },
   {
@@ -212,7 +213,7 @@ const cases: Case[] = [
   {
     what: 'a store with a wrong page size',
     ref: () => store('pageSize: 5000'),
-    ...range,
+    ...unavailable,
     message: /^the store's pageSize must be a power of two, not 5000/,
   },
   {
@@ -220,6 +221,12 @@ const cases: Case[] = [
     ref: () => store('concurrency: 0'),
     ...invalid,
     message: /concurrency .* from 1/,
+  },
+  {
+    what: 'a store that may be asked for no byte at once',
+    ref: () => store('longestRead: 0'),
+    ...invalid,
+    message: /longestRead .* from 1/,
   },
   {
     what: 'a store whose close is no function',

@@ -14,7 +14,7 @@ async function entangled(backend: Backend, how: EntangledOptions['how']): Promis
   const below = await map(custom(patternModule, { byteLength }), { backend, shared: true, readahead: 0 });
   const options: EntangledOptions = { byteLength, handle: below.handle, how };
   const ref = custom(new URL('../fixtures/entangled.js', import.meta.url), options);
-  const above = await map(ref, { backend, readahead: 0, faultTimeoutMs: 5000 });
+  const above = await map(ref, { backend, readahead: 0, faultTimeoutMs: 40_000 });
   return { below, above };
 }
 
@@ -26,7 +26,7 @@ for (const how of ['raw', 'read'] as const) {
       const start = performance.now();
       assert.throws(() => above.read(2 * PAGE, 1), { name: 'PageError', code: 'ERR_PAGEFAULT_DEADLOCK' });
       assert.throws(() => above.attempt(() => above.view(Uint8Array)[3 * PAGE]), { code: 'ERR_PAGEFAULT_DEADLOCK' });
-      assert.ok(performance.now() - start < 1000);
+      assert.ok(performance.now() - start < 20_000);
       assert.equal(below.view(Uint8Array)[2 * PAGE], patternByte(2 * PAGE), 'the other segment is well');
       await above.close();
       await below.close();

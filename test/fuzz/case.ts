@@ -1,6 +1,8 @@
 /** A case of the fuzz: how the segments are made, and what is done to them. Plain JSON, made from a seed, or given to be run again. */
 
 import type { Backend } from 'pagefault';
+import { WASM_PAGE } from '../fixtures/wasm.js';
+import { type MemoryKind, memoryKinds } from '../helpers/memories.js';
 import { Random } from './random.js';
 import { ANSWERS, type Answer } from './store.js';
 import { FAIL } from './truth.js';
@@ -19,6 +21,10 @@ export interface SegmentPlan {
   /** Bytes of its own budget, 'shared' for the case's, or none. */
   resident: number | 'shared' | undefined;
   concurrency: number;
+  /** Bytes that the store may be asked for at once where nobody waits; absent: a page. */
+  longestRead?: number;
+  /** Memory that exists instead of memory of its own. */
+  into?: MemoryKind;
 }
 
 /** Offsets and lengths are taken modulo what the segment has, so that a list of operations stays valid when it is shortened. */
@@ -151,6 +157,25 @@ function op(random: Random, name: Op['do'], segments: readonly SegmentPlan[]): O
   return { do: name, s, at, n, x };
 }
 
+/** Memory for some of the segments, by numbers of its own, so that a seed means what it meant. */
+function lendMemory(seed: number, segments: readonly SegmentPlan[], threads: boolean): void {
+  const random = new Random(seed ^ 0x5eed);
+  for (const segment of segments) {
+    const kinds = memoryKinds.filter(
+      (kind) => (!threads || /^shared/i.test(kind)) && (segment.pageSize <= WASM_PAGE || !kind.endsWith('Memory')),
+    );
+    if (random.chance(0.3)) segment.into = random.pick(kinds);
+  }
+}
+
+/** Runs of pages in one read, where counts need not be foretold; by numbers of its own, too. */
+function lengthenReads(seed: number, segments: readonly SegmentPlan[]): void {
+  const random = new Random(seed ^ 0x10a6);
+  for (const segment of segments) {
+    if (isCustom(segment.kind) && random.chance(0.5)) segment.longestRead = segment.pageSize * random.between(2, 20);
+  }
+}
+
 /** The case of a seed. */
 export function makeCase(seed: number, backends: readonly Backend[]): Case {
   const random = new Random(seed);
@@ -159,8 +184,10 @@ export function makeCase(seed: number, backends: readonly Backend[]): Case {
   const segments = Array.from({ length: sharedBudget ? random.between(1, 3) : random.pick([1, 1, 2]) }, () =>
     plan(random, sharedBudget),
   );
+  lendMemory(seed, segments, threads > 0);
   const largest = Math.max(...segments.map((segment) => segment.pageSize));
   const exact = threads === 0 && random.chance(0.5);
+  if (!exact) lengthenReads(seed, segments);
   const list = (length: number, name: () => Op['do']): Op[] =>
     Array.from({ length }, () => op(random, name(), segments));
   return {

@@ -4,15 +4,17 @@ import { closeSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Budget, type MapOptions, budget as makeBudget, map, type Pin, type Segment } from 'pagefault';
 import { custom, file, memory, type StoreRef, zero } from 'pagefault/stores';
-import { PAGE_PINNED, PAGE_STATE } from '#dist/native/binding.js';
+import { PAGE_STATE } from '#dist/native/binding.js';
+import type { Given } from '../helpers/memories.js';
 import { temporaryPath } from '../helpers/stores.js';
 import { access, describe, type Fails, rangeOf, type Subject, wrongError } from './access.js';
 import { type Case, changes, isCustom, type Op, type SegmentPlan } from './case.js';
+import { pagesIn, STATE, wrongCounts } from './counts.js';
+import { lend, takeBack } from './lent.js';
 import type { FuzzStoreOptions } from './store.js';
 import { Threads } from './threads.js';
 import { Truth, truthParts } from './truth.js';
 
-const STATE = 0x07;
 const SETTLE_MS = 20_000;
 /** Of the pages of a segment that several threads touch, those that may fail: every third. */
 const RISKY = 3;
@@ -60,6 +62,7 @@ class Tested implements Subject {
   readonly #fd: number | undefined;
   readonly #path: string | undefined;
   readonly #budget: Budget | undefined;
+  #lent: Given | undefined;
   #segment: Segment | undefined;
   view = new Uint8Array(0);
   pins: Held[] = [];
@@ -95,7 +98,8 @@ class Tested implements Subject {
     } else if (plan.kind === 'zero') {
       this.#ref = zero(parts.storeLength);
     } else {
-      const options: FuzzStoreOptions = { truth: parts, answer: plan.kind, concurrency: plan.concurrency };
+      const { kind, concurrency, longestRead } = plan;
+      const options: FuzzStoreOptions = { truth: parts, answer: kind, concurrency, longestRead };
       this.#ref = custom(storeModule, options);
     }
   }
@@ -119,6 +123,10 @@ class Tested implements Subject {
     };
     const resident = plan.resident === 'shared' ? this.#budget : plan.resident;
     if (resident !== undefined) options.resident = resident;
+    if (plan.into !== undefined) {
+      this.#lent ??= lend(plan.into, truth.pages * plan.pageSize);
+      options.into = this.#lent;
+    }
     this.#segment = await map(this.#ref, options);
     this.view = this.#segment.view(Uint8Array);
     this.dropped = 0;
@@ -339,30 +347,25 @@ class Tested implements Subject {
     }
   }
 
-  /** With nothing under way: what the counters must be. */
-  counts(): string | undefined {
-    const { pageSize } = this.plan;
+  /** With nothing under way. A service thread counts what it has done when the thread that waited has gone on already. */
+  async counts(): Promise<string | undefined> {
+    const deadline = Date.now() + (this.segment.backend === 'thread' ? SETTLE_MS : 0);
+    for (;;) {
+      const wrong = this.countsNow();
+      if (wrong === undefined || Date.now() >= deadline) return wrong;
+      await sleep(1);
+    }
+  }
+
+  /** What the counters must be. */
+  countsNow(): string | undefined {
     const stats = this.segment.stats();
     const bytes = this.segment.pages();
-    const count = (state: number): number => bytes.reduce((sum, byte) => sum + Number((byte & STATE) === state), 0);
-    const present = count(PAGE_STATE.present);
-    const expected = {
-      residentBytes: present * pageSize,
-      stagedBytes: count(PAGE_STATE.staged) * pageSize,
-      failedPages: count(PAGE_STATE.failed),
-      pinnedPages: this.pinCount.reduce((sum, pins) => sum + Number(pins > 0), 0),
-    };
-    for (const [name, value] of Object.entries(expected)) {
-      const given = stats[name as keyof typeof expected];
-      if (given !== value) return `stats().${name} is ${given}, and the pages say ${value}`;
-    }
-    for (const [page, byte] of bytes.entries()) {
-      if (((byte & PAGE_PINNED) !== 0) !== (this.pinCount[page] ?? 0) > 0) {
-        return `page ${page} ${byte & PAGE_PINNED ? 'is' : 'is not'} pinned, with ${this.pinCount[page]} pins`;
-      }
-    }
+    const wrong = wrongCounts(stats, bytes, this.plan.pageSize, this.pinCount);
+    if (wrong !== undefined) return wrong;
     if (this.truth.readTwice > 0) return 'a page was asked for while it was being read';
     if (!this.#case.exact) return undefined;
+    const present = pagesIn(bytes, PAGE_STATE.present);
     const { loads, steals, evictions, mappingCollapses, storeReads } = stats;
     if (mappingCollapses === 0 && loads + steals !== evictions + this.dropped + present) {
       return `${loads} loads + ${steals} steals are not ${evictions} evictions + ${this.dropped} dropped + ${present} present`;
@@ -409,7 +412,8 @@ class Tested implements Subject {
     this.#closing = true;
     await this.segment.close();
     const wrong = await this.join();
-    if (!this.threads && this.view.length !== 0) return 'the view is not detached';
+    const stays = this.threads || this.#lent !== undefined;
+    if (!stays && this.view.length !== 0) return 'the view is not detached';
     for (const { pin } of this.pins.splice(0)) pin.release();
     this.pinCount.fill(0);
     this.#marked.clear();
@@ -419,6 +423,10 @@ class Tested implements Subject {
   }
 
   end(): void {
+    const { into, pageSize } = this.plan;
+    if (this.#lent !== undefined && into !== undefined && this.#segment === undefined) {
+      takeBack(this.#lent, into, this.truth.pages * pageSize);
+    }
     if (this.#fd !== undefined) closeSync(this.#fd);
     if (this.#path !== undefined) rmSync(this.#path, { force: true });
   }
@@ -475,7 +483,7 @@ async function act(tested: Tested, op: Op, exact: boolean): Promise<string | und
       return tested.join();
     case 'settle':
       if (tested.threads) return tested.join();
-      return (await tested.settle()) ?? tested.counts();
+      return (await tested.settle()) ?? (await tested.counts());
     case 'reopen': {
       if (tested.threads) return undefined;
       const wrong = await tested.close();
@@ -496,7 +504,8 @@ async function steps(tested: Tested[], of: Case): Promise<void> {
 
 async function finish(tested: Tested[]): Promise<void> {
   for (const subject of tested) {
-    const wrong = (await subject.verify()) ?? (await subject.settle()) ?? subject.counts() ?? subject.withinBudget();
+    const wrong =
+      (await subject.verify()) ?? (await subject.settle()) ?? (await subject.counts()) ?? subject.withinBudget();
     if (wrong !== undefined) throw new Error(wrong);
   }
   for (const subject of tested) {
@@ -504,7 +513,7 @@ async function finish(tested: Tested[]): Promise<void> {
       const wrong = subject.unpin(0);
       if (wrong !== undefined) throw new Error(wrong);
     }
-    const wrong = (await subject.settle()) ?? subject.counts();
+    const wrong = (await subject.settle()) ?? (await subject.counts());
     if (wrong !== undefined) throw new Error(`after the last unpin: ${wrong}`);
   }
 }
@@ -529,7 +538,7 @@ export async function runCase(of: Case): Promise<void> {
       if (wrong !== undefined) throw new Error(wrong);
     }
     // What a pager was about to do when the segment was closed may take a moment.
-    for (let i = 0; i < 200 && shared !== undefined && shared.used !== 0; i++) await sleep(10);
+    for (let i = 0; i < 2000 && shared !== undefined && shared.used !== 0; i++) await sleep(10);
     if (shared !== undefined && shared.used !== 0) throw new Error(`${shared.used} bytes stay charged after closing`);
   } catch (error) {
     throw error instanceof Error ? error : new Error(describe(error));

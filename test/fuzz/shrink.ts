@@ -1,16 +1,14 @@
-/** Makes the list of operations of a failing case shorter, by running it again with fewer. */
-
-import type { Case, Op } from './case.js';
+/** Makes a failing case simpler, by running simpler ones. */
 
 /** Every way to leave out a part of a list, large parts first. */
-function* shorter(ops: readonly Op[]): IterableIterator<Op[]> {
-  for (let part = Math.ceil(ops.length / 2); part >= 1; part = part === 1 ? 0 : Math.ceil(part / 2)) {
-    for (let at = 0; at < ops.length; at += part) yield [...ops.slice(0, at), ...ops.slice(at + part)];
+export function* shorter<Item>(list: readonly Item[]): IterableIterator<Item[]> {
+  for (let part = Math.ceil(list.length / 2); part >= 1; part = part === 1 ? 0 : Math.ceil(part / 2)) {
+    for (let at = 0; at < list.length; at += part) yield [...list.slice(0, at), ...list.slice(at + part)];
   }
 }
 
-/** Simpler cases that may fail in the same way. */
-function* simpler(of: Case): IterableIterator<Case> {
+/** Fewer operations, and fewer threads. */
+export function* fewer<Op, Case extends { ops: Op[]; threads: Op[][] }>(of: Case): IterableIterator<Case> {
   for (let i = 0; i < of.threads.length; i++) yield { ...of, threads: of.threads.filter((_, at) => at !== i) };
   for (const ops of shorter(of.ops)) yield { ...of, ops };
   for (const [i, list] of of.threads.entries()) {
@@ -19,10 +17,15 @@ function* simpler(of: Case): IterableIterator<Case> {
 }
 
 /** The simplest case found until `deadline` (ms of performance.now()) that `fails` still says yes to. */
-export async function shrink(of: Case, fails: (of: Case) => Promise<boolean>, deadline: number): Promise<Case> {
+export async function simplest<Case>(
+  of: Case,
+  simpler: (of: Case) => Iterable<Case>,
+  fails: (of: Case) => Promise<boolean>,
+  deadline: number,
+): Promise<Case> {
   let best = of;
-  for (;;) {
-    let found = false;
+  for (let found = true; found; ) {
+    found = false;
     for (const candidate of simpler(best)) {
       if (performance.now() > deadline) return best;
       if (!(await fails(candidate))) continue;
@@ -30,6 +33,6 @@ export async function shrink(of: Case, fails: (of: Case) => Promise<boolean>, de
       found = true;
       break;
     }
-    if (!found) return best;
   }
+  return best;
 }

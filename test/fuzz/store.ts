@@ -10,6 +10,7 @@ export interface FuzzStoreOptions {
   truth: TruthParts;
   answer: Answer;
   concurrency: number;
+  longestRead: number | undefined;
 }
 
 const later = (ms: number): Promise<void> =>
@@ -36,14 +37,23 @@ function failure(truth: Truth, page: number, wanted: number): ReadAnswer | undef
   }
 }
 
-export default function open({ truth: parts, answer, concurrency }: FuzzStoreOptions): PageStore {
+export default function open({ truth: parts, answer, concurrency, longestRead }: FuzzStoreOptions): PageStore {
   const truth = new Truth(parts);
   const inFlight = new Set<number>();
   let turn = 0;
 
+  /** Those of the segment that a read is of: several only where it is one of `longestRead`. */
+  function pagesOf(offset: number, length: number): number[] {
+    const first = truth.pageOf(offset - parts.base);
+    const last = truth.pageOf(offset - parts.base + length - 1);
+    return Array.from({ length: last - first + 1 }, (_, i) => first + i);
+  }
+
   function fill(offset: number, into: Uint8Array): ReadAnswer {
-    const wrong = failure(truth, truth.pageOf(offset - parts.base), into.length);
-    if (wrong !== undefined) return wrong;
+    for (const page of pagesOf(offset, into.length)) {
+      const wrong = failure(truth, page, into.length);
+      if (wrong !== undefined) return wrong;
+    }
     const source = truth.bytes.subarray(offset, offset + into.length);
     if (answer === 'null' && source.every((byte) => byte === 0)) return null;
     if (answer === 'chunks' || (answer === 'mixed' && turn % 3 === 0)) {
@@ -64,13 +74,17 @@ export default function open({ truth: parts, answer, concurrency }: FuzzStoreOpt
   return {
     byteLength: parts.storeLength,
     concurrency,
+    ...(longestRead === undefined ? {} : { longestRead }),
     read(offset, into) {
       turn += 1;
-      truth.countRead(inFlight.has(offset));
+      const pages = pagesOf(offset, into.length);
+      truth.countRead(pages.some((page) => inFlight.has(page)));
       const waits = answer === 'async' || answer === 'late' || (answer === 'mixed' && turn % 2 === 0);
       if (!waits) return fill(offset, into);
-      inFlight.add(offset);
-      return fillLater(offset, into).finally(() => inFlight.delete(offset));
+      for (const page of pages) inFlight.add(page);
+      return fillLater(offset, into).finally(() => {
+        for (const page of pages) inFlight.delete(page);
+      });
     },
   };
 }

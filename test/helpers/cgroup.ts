@@ -79,7 +79,26 @@ export class MemoryGroup {
     writeFileSync(join(this.path, this.#files.limit), String(Math.ceil(bytes / MIB) * MIB));
   }
 
+  /** Slows the group down above this. False where there is no such thing: version 1. */
+  throttle(bytes: number): boolean {
+    if (this.#files !== V2) return false;
+    writeFileSync(join(this.path, 'memory.high'), String(Math.ceil(bytes / MIB) * MIB));
+    return true;
+  }
+
   remove(): void {
     rmdirSync(this.path);
+  }
+}
+
+/** A group is busy for a moment after its last process has ended. */
+export async function removeGroup(group: { remove(): void }): Promise<void> {
+  for (let i = 0; ; i++) {
+    try {
+      return group.remove();
+    } catch (error) {
+      if (i === 200) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
   }
 }

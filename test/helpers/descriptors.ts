@@ -1,12 +1,20 @@
 /** Descriptors that tests watch and count. */
 import { execFileSync } from 'node:child_process';
-import { constants, mkdtempSync, openSync, readdirSync, rmSync } from 'node:fs';
+import { constants, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 /** How many descriptors this process has open. */
 export function openFds(): number {
   return readdirSync('/proc/self/fd').length;
+}
+
+/** Whether somebody listens at the socket: it is there a moment earlier, and refuses. */
+export function isListening(path: string): boolean {
+  const LISTENS = 0x10000; // __SO_ACCEPTCON in /proc/net/unix
+  return readFileSync('/proc/net/unix', 'utf8')
+    .split('\n')
+    .some((line) => line.endsWith(` ${path}`) && (Number.parseInt(line.split(/ +/)[3] ?? '', 16) & LISTENS) !== 0);
 }
 
 /** A pipe that is written and read by one descriptor, non-blocking. */
@@ -22,7 +30,7 @@ export function openFifo(): number {
 }
 
 /** Waits until `condition` holds, looking every few milliseconds; throws after `timeoutMs`. */
-export async function until(condition: () => boolean, timeoutMs = 10_000): Promise<void> {
+export async function until(condition: () => boolean, timeoutMs = 30_000): Promise<void> {
   const deadline = Date.now() + timeoutMs;
   while (!condition()) {
     if (Date.now() > deadline) throw new Error(`not so after ${timeoutMs} ms: ${condition}`);

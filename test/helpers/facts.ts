@@ -16,13 +16,13 @@ import {
   type Range,
   scanPages,
   Uffd,
-  type UffdEvent,
   type UffdFeature,
   type UffdOptions,
 } from 'pagefault/kernel';
 import type { Task } from '../fixtures/fault-scope.js';
 import { openFds, until } from './descriptors.js';
 import { type Ran, runNode } from './run.js';
+import { nextEvent } from './toucher.js';
 
 export const PAGE: number = pageSize();
 
@@ -187,16 +187,6 @@ export function fact(name: string, needs: Needs, body: (bench: Bench) => void | 
     }
     await until(() => openFds() <= before);
   });
-}
-
-/** The next event, within ten seconds. */
-export async function nextEvent(uffd: Uffd): Promise<UffdEvent> {
-  for (let tries = 0; tries < 5000; tries++) {
-    const event = uffd.readEvent();
-    if (event !== undefined) return event;
-    await sleep(2);
-  }
-  throw new Error('no event came');
 }
 
 /** Asserts that the next event is a fault of this kind at this page. */

@@ -3,23 +3,15 @@
  * a child that reads the page, moves the page, and exits with what the child read.
  */
 #define _GNU_SOURCE
+#include "hand-over.h"
+
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
-
-static void must(int ok)
-{
-	if (!ok)
-		_exit(100);
-}
 
 int main(void)
 {
@@ -33,18 +25,7 @@ int main(void)
 	must(ioctl(fd, UFFDIO_REGISTER, &range) == 0);
 
 	uint64_t words[2] = { (uintptr_t)memory, (uintptr_t)place };
-	struct iovec part = { words, sizeof words };
-	union {
-		char bytes[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control = { .bytes = { 0 } };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control };
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(header), &fd, sizeof fd);
-	must(sendmsg(3, &message, 0) == (ssize_t)sizeof words);
+	hand_over(fd, words, sizeof words);
 
 	alarm(30);
 	pid_t child = fork(); /* returns when the event has been read */

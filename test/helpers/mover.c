@@ -4,41 +4,17 @@
  * it read. "move": moves the first page to the place, and the exit code is what it reads there. "wait": sleeps.
  */
 #define _GNU_SOURCE
+#include "hand-over.h"
+
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
-
-static void must(int ok)
-{
-	if (!ok)
-		_exit(100);
-}
-
-static void hand_over(int fd, uint64_t *words, size_t len)
-{
-	struct iovec part = { words, len };
-	union {
-		char bytes[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control = { .bytes = { 0 } };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control };
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(header), &fd, sizeof fd);
-	must(sendmsg(3, &message, 0) == (ssize_t)len);
-	close(fd);
-}
 
 static int forked_read(volatile unsigned char *memory)
 {
@@ -63,6 +39,7 @@ int main(int argc, char **argv)
 	must(ioctl(fd, UFFDIO_REGISTER, &range) == 0);
 	uint64_t words[2] = { (uintptr_t)memory, (uintptr_t)place };
 	hand_over(fd, words, sizeof words);
+	close(fd);
 
 	alarm(30);
 	struct pollfd order = { .fd = 3, .events = POLLIN }; /* the other side may have made it non-blocking */

@@ -28,3 +28,41 @@ export function mappedAt(address: bigint): MappedAt | undefined {
   }
   return found;
 }
+
+/** Whether the program break of this process can be moved so far: V8 may have mapped its code right behind it, in one process of fifty. */
+export function breakHasRoom(byteLength: number): boolean {
+  const maps = readFileSync('/proc/self/maps', 'utf8').split('\n');
+  const heap = maps.findIndex((line) => line.endsWith('[heap]'));
+  const end = BigInt(`0x${/-([0-9a-f]+)/.exec(maps[heap] ?? '')?.[1] ?? '0'}`);
+  const next = BigInt(`0x${/^([0-9a-f]+)/.exec(maps[heap + 1] ?? '')?.[1] ?? 'ffffffffffff'}`);
+  return heap < 0 || next - end > byteLength + (2 << 20); // the kernel leaves a gap; malloc may need some of it meanwhile
+}
+
+/** pid, parent, process group and session of each process. */
+function processes(): number[][] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .flatMap((name) => {
+      try {
+        const stat = readFileSync(`/proc/${name}/stat`, 'latin1');
+        const [, parent = 0, group = 0, session = 0] = stat
+          .slice(stat.lastIndexOf(')') + 2)
+          .split(' ')
+          .map(Number);
+        return [[Number(name), parent, group, session]];
+      } catch {
+        return []; // it has ended
+      }
+    });
+}
+
+/** Nobody of the session could continue this process group (as under setsid): then the kernel ignores SIGTSTP for its processes. */
+export function isOrphanedGroup(): boolean {
+  const all = new Map(processes().map((entry) => [entry[0], entry]));
+  const [, , mine, session] = all.get(process.pid) ?? [];
+  for (const [, parent = 0, group] of all.values()) {
+    const [, , itsGroup, itsSession] = all.get(parent) ?? [];
+    if (group === mine && itsSession === session && itsGroup !== mine) return false;
+  }
+  return true;
+}

@@ -9,12 +9,14 @@ import { custom, file, memory, type StoreRef, zero } from 'pagefault/stores';
 import { probe } from '#dist/native/load.js';
 import { fillPattern, patternByte } from '../fixtures/pattern.js';
 
-const { userfaultfdErrno, mprotectErrno } = probe();
+const { engineErrno, servedErrno, mprotectErrno, sharedPages } = probe();
 
-/** The backends that work here: both, except where a container refuses userfaultfd. */
+/** The backends that work here: all four, except where a container refuses userfaultfd, the kernel is older or there is no privilege. */
 export const backends: readonly Backend[] = [
-  ...(userfaultfdErrno === 0 ? (['signal'] as const) : []),
+  ...(engineErrno === 0 ? (['signal'] as const) : []),
   ...(mprotectErrno === 0 ? (['mprotect'] as const) : []),
+  ...(engineErrno === 0 && sharedPages === 'write' ? (['memfd'] as const) : []),
+  ...(servedErrno === 0 ? (['thread'] as const) : []),
 ];
 
 /** One test for each backend. */

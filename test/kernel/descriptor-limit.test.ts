@@ -9,6 +9,7 @@ const PROGRAM = `
   import assert from 'node:assert/strict';
   import { closeSync, openSync } from 'node:fs';
   import * as kernel from 'pagefault/kernel';
+  import { duplicateFds } from '#dist/kernel/duplicate.js';
   const { closeFd, Memfd, Mapping, PidFd, probe, receiveFds, scanPages, SignalFd, Uffd, UnixListener, UnixSocket } = kernel;
   const path = process.argv[1];
   const memory = Mapping.anonymous(4096);
@@ -46,10 +47,13 @@ const PROGRAM = `
   refuses(0, () => listener.accept(), { errno: 24, message: /no more descriptors .*the connection waits/ });
   refuses(0, () => PidFd.open(process.pid));
   refuses(0, () => PidFd.fromFd(given[2]));
+  refuses(0, () => client.peerPidFd());
+  refuses(1, () => client.peerPidFd());
   refuses(0, () => scanPages(memory));
   refuses(0, () => Mapping.file('/proc/self/exe'));
   refuses(0, () => SignalFd.open(['SIGUSR2']), { errno: 24, message: /no more descriptors/ });
   refuses(0, () => myself.onExit(() => {}));
+  refuses(1, () => duplicateFds('a test', [here, there]));
 
   // Descriptors that come: none stays, the bytes do.
   there.send(Uint8Array.of(1, 2, 3), [0, 1]);

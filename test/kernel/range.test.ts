@@ -21,21 +21,21 @@ test('what is no range is refused in a sentence', () => {
   ]) {
     assert.throws(() => checkRange('who()', range), { name: 'TypeError', message: /^who\(\): / });
   }
-  const wrong: [bigint, number][] = [
-    [0n, 0],
-    [0n, -page],
-    [0n, page + 1],
-    [0n, Number.NaN],
-    [0n, 2 ** 53],
-    [1n, page],
-    [BigInt(-page), page],
-    [(1n << 64n) - BigInt(page), 2 * page],
-    [1n << 64n, page],
+  const wrong: [bigint, number, string][] = [
+    [0x10000n, 0, 'ZERO_SIZE'],
+    [0x10000n, -page, 'OUT_OF_RANGE'],
+    [0x10000n, page + 1, 'SIZE_NOT_ALIGNED'],
+    [0x10000n, Number.NaN, 'OUT_OF_RANGE'],
+    [0x10000n, 2 ** 53, 'OUT_OF_RANGE'],
+    [1n, page, 'BASE_NOT_ALIGNED'],
+    [BigInt(-page), page, 'OUT_OF_RANGE'],
+    [(1n << 64n) - BigInt(page), 2 * page, 'OUT_OF_RANGE'],
+    [1n << 64n, page, 'OUT_OF_RANGE'],
   ];
-  for (const [address, byteLength] of wrong) {
+  for (const [address, byteLength, code] of wrong) {
     assert.throws(() => checkRange('who()', { address, byteLength }), {
       name: 'RangeError',
-      code: 'ERR_PAGEFAULT_OUT_OF_RANGE',
+      code: `ERR_PAGEFAULT_${code}`,
       message: /^who\(\): /,
     });
   }

@@ -10,6 +10,7 @@ import { Mapping, type PagefaultEvent, pageSize, Uffd, type UffdEvent, UnixSocke
 import { readFailure, toEvents } from '#dist/kernel/uffd-events.js';
 import { compileC } from '../helpers/compile-c.js';
 import { openFds, until } from '../helpers/descriptors.js';
+import { pending } from '../helpers/facts.js';
 import { run } from '../helpers/run.js';
 import { closeAll, nextEvent, toucher } from '../helpers/toucher.js';
 
@@ -65,14 +66,9 @@ test('the faults of five threads are read at once, into a buffer that is used ag
   const reads = threads.map((thread, i) => thread.order('read', mapping, i * PAGE));
   const buffer = new Uint8Array(5 * 32 + 31);
   const seen: UffdEvent[] = [];
-  await sleep(300); // until all of them wait; if one is late, it is read later
-  const first = uffd.readEvents(buffer);
-  assert.ok(first.length > 1, `${first.length} at once`);
-  seen.push(...first);
-  while (seen.length < 5) {
-    seen.push(...uffd.readEvents(buffer));
-    await sleep(2);
-  }
+  await pending(uffd, 5); // all of them wait
+  seen.push(...uffd.readEvents(buffer));
+  assert.equal(seen.length, 5);
   const addresses = seen.map((event) => event.type === 'pagefault' && event.address);
   assert.deepEqual(new Set(addresses), new Set([0, 1, 2, 3, 4].map((i) => mapping.address + BigInt(i * PAGE))));
   for (const [i] of reads.entries()) uffd.copy(mapping.address + BigInt(i * PAGE), filled(i + 1));
@@ -264,7 +260,7 @@ test('onEvents reads by itself, and tells when', TIMEOUT, async () => {
   const watch = uffd.onEvents(
     (events, at) => {
       const age = Number(process.hrtime.bigint()) / 1e6 - at;
-      assert.ok(age >= 0 && age < 1000, `${age} ms`);
+      assert.ok(age >= 0 && age < 20_000, `${age} ms`);
       seen.push(events.length);
       for (const event of events) {
         assert.equal(event.type, 'pagefault');

@@ -209,3 +209,24 @@ test(
     assert.equal(inherited['leaked'], 0);
   },
 );
+
+test('what is wrong with a range has a code of its own', TIMEOUT, () => {
+  const uffd = Uffd.open();
+  const mapping = Mapping.anonymous(2 * pageSize());
+  const { address } = mapping;
+  const page = pageSize();
+  const wrong: [bigint, number, string][] = [
+    [0n, page, 'NULL_BASE'],
+    [address, 0, 'ZERO_SIZE'],
+    [address + 1n, page, 'BASE_NOT_ALIGNED'],
+    [address, page + 1, 'SIZE_NOT_ALIGNED'],
+  ];
+  for (const [from, byteLength, code] of wrong) {
+    const refused = { name: 'RangeError', code: `ERR_PAGEFAULT_${code}` };
+    assert.throws(() => uffd.register({ address: from, byteLength }, 'missing'), refused);
+  }
+  assert.throws(() => Mapping.anonymous(page, { address: 0n }), { code: 'ERR_PAGEFAULT_NULL_BASE' });
+  assert.throws(() => Mapping.anonymous(page, { address: address + 1n }), { code: 'ERR_PAGEFAULT_BASE_NOT_ALIGNED' });
+  mapping.unmap();
+  uffd.close();
+});

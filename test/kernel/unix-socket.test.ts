@@ -55,6 +55,32 @@ test('the end comes after the last byte, and sending to nobody is an error in a 
   assert.equal(openFds(), before.count);
 });
 
+test('a listener is handed on: whoever has connected can be accepted, also when its file is gone', TIMEOUT, () => {
+  const before = openFds();
+  const path = join(folder, 'handed-on');
+  const first = UnixListener.listen(path);
+  const [a, b] = UnixSocket.pair();
+  a.send(Buffer.from('listener'), [first.fd]);
+  b.fill();
+  const fd = b.takeFd() ?? -1;
+  assert.throws(() => UnixListener.fromFd(a.fd, path), {
+    code: 'ERR_PAGEFAULT_WRONG_DESCRIPTOR',
+    message: /that listens/,
+  });
+  const second = UnixListener.fromFd(fd, path);
+  const guests = [UnixSocket.connect(path)];
+  first.release(); // the other one listens on
+  guests.push(UnixSocket.connect(path));
+  second.removeFile();
+  assert.throws(() => UnixSocket.connect(path), /there is no such file/);
+  for (let i = 0; i < 2; i++) second.accept()?.close();
+  assert.equal(second.accept(), undefined);
+  for (const socket of [second, a, b, ...guests]) socket.close();
+  second.close();
+  first.close();
+  assert.equal(openFds(), before);
+});
+
 test('a flood stays in the kernel once the queues are full', TIMEOUT, () => {
   const before = openFds();
   const [a, b] = UnixSocket.pair({ maxQueued: { byteLength: 100_000, fds: 10 } });
@@ -266,5 +292,17 @@ test('a descriptor reaches another process, and its net.Socket can talk to a lis
   server?.close();
   listener.close();
   await until(() => client.destroyed);
+  assert.equal(openFds(), before);
+});
+
+test('the process at the other end can be had as a pidfd', TIMEOUT, () => {
+  const before = openFds();
+  const [a, b] = UnixSocket.pair();
+  const peer = a.peerPidFd();
+  assert.equal(peer.pid, process.pid);
+  assert.equal(peer.isAlive(), true);
+  peer.close();
+  a.close();
+  b.close();
   assert.equal(openFds(), before);
 });

@@ -1,7 +1,7 @@
 /** Numbers as text. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { formatBytes, formatCount, formatDuration, formatQuantity } from 'pagefault/observe';
+import { formatBytes, formatCount, formatDuration, formatQuantity, formatShort } from 'pagefault/observe';
 
 test('bytes are shown in the largest unit that fits, with three digits', () => {
   const cases: [number, string][] = [
@@ -36,4 +36,26 @@ test('counts have separators and nouns a plural', () => {
   assert.equal(formatQuantity(1, 'page'), '1 page');
   assert.equal(formatQuantity(0, 'page'), '0 pages');
   assert.equal(formatQuantity(20_000, 'page'), '20,000 pages');
+});
+
+test('short counts take four places at most', () => {
+  const cases: [number, string][] = [
+    [0, '0'],
+    [0.4, '0'],
+    [999, '999'],
+    [999.6, '1k'],
+    [1000, '1k'],
+    [1249, '1.2k'],
+    [9949, '9.9k'],
+    [9951, '10k'],
+    [123_456, '123k'],
+    [999_499, '999k'],
+    [999_500, '1M'],
+    [1_250_000, '1.3M'],
+    [2 ** 40, '1.1T'],
+  ];
+  for (const [count, text] of cases) {
+    assert.equal(formatShort(count), text, String(count));
+    assert.ok(text.length <= 4);
+  }
 });

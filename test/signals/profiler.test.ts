@@ -19,7 +19,7 @@ onEachBackend('faults, attempts and waits go on under --cpu-prof', async (backen
     assert.equal(wrong, 0);
     assert.ok((faults ?? 0) > 100, `${faults} faults`);
     if (process.arch === 'x64') assert.ok((refused ?? 0) > 100, `${refused} refused`);
-    assert.ok((waited ?? 0) >= 290 && (waited ?? 0) < 2000, `${waited} ms`);
+    assert.ok((waited ?? 0) >= 290 && (waited ?? 0) < 20_000, `${waited} ms`);
     assert.ok(readdirSync(folder).some((name) => name.endsWith('.cpuprofile')));
   } finally {
     rmSync(folder, { recursive: true, force: true });

@@ -1,61 +1,82 @@
-/** Signal handlers that somebody else puts over ours are noticed, and ours are put back. */
+/** Signal handlers that somebody else puts over ours are noticed on every thread, and ours are put back over them. */
 
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import type { Backend } from 'pagefault';
+import { map, type Segment } from 'pagefault';
+import { zero } from 'pagefault/stores';
+import { native } from '#dist/native/load.js';
+import type { Step } from '../fixtures/replaced.js';
 import { root, runNode } from '../helpers/run.js';
 import { onEachBackend } from '../helpers/stores.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'pagefault-replace-'));
 after(() => rmSync(folder, { recursive: true, force: true }));
 
-function addon(name: string, flags: readonly string[]): string {
+/** Builds the addon in one of its kinds. */
+async function addon(name: string, ...defines: string[]): Promise<string> {
   const path = join(folder, `${name}.node`);
   const source = join(root, 'test', 'helpers', 'replace-handlers.c');
   const [command = 'cc', ...prefix] = (process.env['CC'] || 'cc').split(' ').filter(Boolean);
-  const args = [...prefix, '-Wall', '-Wextra', '-Werror', '-shared', '-fPIC', ...flags, source, '-o', path];
-  const built = spawnSync(command, args, { encoding: 'utf8' });
-  assert.equal(built.status, 0, built.stderr);
-  return path;
+  const flags = ['-Wall', '-Wextra', '-Werror', '-shared', '-fPIC', '-pthread'];
+  const args = [...prefix, ...flags, ...defines.map((word) => `-D${word}`), source, '-o', path];
+  const [status] = await once(spawn(command, args, { stdio: ['ignore', 'ignore', 'inherit'] }), 'close');
+  assert.equal(status, 0, name);
+  return `${name}=${path}`;
 }
 
-interface Seen {
-  wrong: number;
-  told: number;
-  handlerReinstalls: number;
-  waited: number;
-  traps: boolean;
-}
+const addons = Promise.all([
+  addon('pass', 'CHAIN'),
+  addon('once', 'CHAIN', 'ONCE'),
+  addon('plain-chain', 'CHAIN', 'PLAIN'),
+  addon('plain', 'PLAIN'),
+  addon('no-info', 'NO_INFO'),
+  addon('gone', 'CHAIN').then((gone) => addon('unloaded', `UNLOADED="${gone.split('=')[1]}"`)),
+  addon('again', 'CHAIN', 'AGAIN'),
+  addon('swallow'),
+]);
 
-async function replacedBy(backend: Backend, path: string, ...more: string[]): Promise<Seen> {
+async function replaced(args: readonly string[]): Promise<Step[]> {
   const script = fileURLToPath(new URL('../fixtures/replaced.js', import.meta.url));
-  const { code, signal, stdout, stderr } = await runNode(script, [backend, path, ...more], { timeoutMs: 30_000 });
-  assert.equal(code, 0, `${signal} ${stderr}`);
-  return JSON.parse(stdout) as Seen;
+  const { code, signal, stdout, stderr } = await runNode(script, args, { timeoutMs: 60_000 });
+  assert.equal(code, 0, `${signal} ${stderr} ${stdout}`);
+  return JSON.parse(stdout) as Step[];
 }
 
-onEachBackend('a handler that passes on what is not its own is noticed and ours put back over it', async (backend) => {
-  const { wrong, told, handlerReinstalls, waited, traps } = await replacedBy(
-    backend,
-    addon('pass', ['-DPASS_ON']),
-    'trap',
-  );
-  assert.equal(wrong, 0);
-  assert.ok(told > 0, 'handlerlost was told');
-  assert.ok(handlerReinstalls > 0);
-  assert.ok(traps, 'WebAssembly still traps through both');
-  assert.ok(waited < 3000, `${waited} ms`);
+onEachBackend('whatever replaces our handlers, pages come right and WebAssembly traps', async (backend) => {
+  const [pass, onlyOnce, plainChain, plain, noInfo, unloaded, again, swallow] = (await addons) as [string, ...string[]];
+  const ons = ['on:SIGSEGV', 'on:SIGBUS', 'off:SIGSEGV'];
+  const names = [pass, onlyOnce, plainChain, ...ons, plain, noInfo, unloaded, again, swallow];
+  const steps = await replaced([backend, ...names.map(String)]);
+  for (const { name, wrong, traps, reinstalls, forwarded } of steps) {
+    assert.equal(wrong, 0, name);
+    assert.ok(traps, `WebAssembly traps after ${name}`);
+    assert.ok(reinstalls > 0, name);
+    if (name !== 'swallow') assert.ok(forwarded > 0, `${name}: the trap was counted`);
+  }
 });
 
-onEachBackend('a handler that swallows faults stops a thread for a moment only', async (backend) => {
-  const { wrong, told, handlerReinstalls, waited } = await replacedBy(backend, addon('swallow', []));
-  assert.equal(wrong, 0);
-  assert.ok(told > 0, 'handlerlost was told');
-  assert.ok(handlerReinstalls > 0);
-  assert.ok(waited < 6000, `${waited} ms`);
+onEachBackend('the smallest pollIntervalMs of all open segments counts, in every thread', async (backend) => {
+  const interval = (): number => native().pollInterval();
+  const make = (pollIntervalMs?: number): Promise<Segment> =>
+    map(zero(4096), { backend, ...(pollIntervalMs === undefined ? {} : { pollIntervalMs }) });
+  const rare = await make(3_600_000);
+  assert.equal(interval(), 3_600_000);
+  const usual = await make();
+  assert.equal(interval(), 1000);
+  const often = [await make(10), await make(10)];
+  assert.equal(interval(), 10);
+  for (const segment of often) {
+    assert.equal(interval(), 10);
+    await segment.close();
+  }
+  assert.equal(interval(), 1000);
+  await usual.close();
+  assert.equal(interval(), 3_600_000);
+  await rare.close();
 });

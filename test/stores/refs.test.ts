@@ -24,6 +24,7 @@ test('file() makes its path absolute at once and takes file: URLs', () => {
     offset: 4,
     byteLength: 5,
     onChange: 'ignore',
+    create: undefined,
   });
   assert.equal(file('/x').onChange, 'fail');
 });
@@ -39,6 +40,21 @@ test('file() refuses what is no path and what is no option in a sentence', () =>
   assert.throws(() => file('a', { offset: 0.5 }), { name: 'RangeError' });
   assert.throws(() => file('a', { offset: '1' as never }), { name: 'TypeError' });
   assert.throws(() => file('a', { onChange: 'panic' as never }), { name: 'TypeError', message: /'fail' or 'ignore'/ });
+});
+
+test('file() takes the length of a file that is to be made, and refuses one that the store does not fit into', () => {
+  assert.equal(file('/x', { create: '64KiB' }).create, 65536);
+  assert.equal(file('/x', { create: 10, offset: 4, byteLength: 6 }).create, 10);
+  assert.throws(() => file('/x', { create: 0 }), { name: 'RangeError', message: /create makes a file of 0 bytes/ });
+  assert.throws(() => file('/x', { create: 10, offset: 10 }), {
+    name: 'RangeError',
+    message: /need 11 bytes at least/,
+  });
+  assert.throws(() => file('/x', { create: 10, offset: 4, byteLength: 7 }), { name: 'RangeError', message: /need 11/ });
+  assert.throws(() => file('/x', { create: true as never }), {
+    name: 'TypeError',
+    message: /file\(\): create must be/,
+  });
 });
 
 test('memory() takes buffers and views and shows exactly their bytes', () => {

@@ -106,7 +106,7 @@ onEachBackend('a segment closed at once after a touch gives its memory back', as
     });
     assert.equal(segment.view(Uint8Array)[PAGE], first[PAGE]);
     await segment.close();
-    for (let wait = 0; shared.used > 0 && wait < 100; wait++) await sleep(10);
+    for (let wait = 0; shared.used > 0 && wait < 2000; wait++) await sleep(10);
     assert.equal(shared.used, 0);
   }
   shared.close();

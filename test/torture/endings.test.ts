@@ -14,7 +14,7 @@ interface Ended extends Ran {
 
 async function ending(backend: Backend, scenario: readonly string[], options: RunOptions = {}): Promise<Ended> {
   const start = performance.now();
-  const ran = await runNode(script, [backend, ...scenario], { timeoutMs: 15_000, ...options });
+  const ran = await runNode(script, [backend, ...scenario], { timeoutMs: 60_000, ...options });
   return { ...ran, ms: performance.now() - start };
 }
 
@@ -23,7 +23,7 @@ onEachBackend(
   async (backend) => {
     const { code, stderr, ms } = await ending(backend, ['process.exit']);
     assert.equal(code, 7, stderr);
-    assert.ok(ms < 5000, `${ms} ms`);
+    assert.ok(ms < 30_000, `${ms} ms`);
     assert.doesNotMatch(stderr, /^touched/m);
   },
 );
@@ -39,7 +39,7 @@ onEachBackend('an uncaught exception ends the process while another thread waits
   assert.equal(code, 1, stderr);
   assert.match(stderr, /nobody catches this/);
   assert.doesNotMatch(stderr, /^touched/m);
-  assert.ok(ms < 5000, `${ms} ms`);
+  assert.ok(ms < 30_000, `${ms} ms`);
 });
 
 onEachBackend('a Worker that is terminated while it waits ends once the page is there', async (backend) => {
@@ -53,7 +53,7 @@ onEachBackend('an open segment does not keep the process', async (backend) => {
   const { code, stderr, ms } = await ending(backend, ['natural end']);
   assert.equal(code, 0, stderr);
   assert.match(stderr, /read \d+/);
-  assert.ok(ms < 5000, `${ms} ms`);
+  assert.ok(ms < 30_000, `${ms} ms`);
 });
 
 onEachBackend('SIGTERM ends a process whose main thread waits for a page', async (backend) => {
@@ -67,7 +67,7 @@ onEachBackend('SIGTERM ends a process whose main thread waits for a page', async
     },
   });
   assert.equal(signal, 'SIGTERM', stderr);
-  assert.ok(ms < 5000, `${ms} ms`);
+  assert.ok(ms < 30_000, `${ms} ms`);
   assert.doesNotMatch(stderr, /^touched/m);
 });
 
@@ -79,7 +79,7 @@ for (const [mode, code, reason] of [
 ] as const) {
   onEachBackend(`a raw touch of a page whose store does "${mode}" ends the process with a report`, async (backend) => {
     const { signal, stderr } = await ending(backend, ['raw touch', mode]);
-    assert.equal(signal, backend === 'signal' ? 'SIGBUS' : 'SIGSEGV', stderr);
+    assert.equal(signal, backend === 'mprotect' || backend === 'thread' ? 'SIGSEGV' : 'SIGBUS', stderr);
     assert.match(stderr, /segment: the one/);
     assert.match(stderr, /store: +custom\(faulty\.js\)/);
     assert.match(stderr, /offset: +40960/);

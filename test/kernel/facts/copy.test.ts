@@ -12,11 +12,11 @@ import {
   faultAt,
   filled,
   inChild,
-  nextEvent,
   PAGE,
   pagesOf,
   stillWaits,
 } from '../../helpers/facts.js';
+import { nextEvent } from '../../helpers/toucher.js';
 
 const { EAGAIN, EEXIST, EFAULT, EINVAL, ENOENT } = constants.errno;
 

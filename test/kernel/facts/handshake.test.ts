@@ -5,7 +5,8 @@ import { constants } from 'node:os';
 import { SignalFd, type UffdEvent } from 'pagefault/kernel';
 import { native } from '#dist/native/load.js';
 import { until } from '../../helpers/descriptors.js';
-import { at, fact, filled, nextEvent, PAGE, pagesOf, pending, stillWaits } from '../../helpers/facts.js';
+import { at, fact, filled, PAGE, pagesOf, pending, stillWaits } from '../../helpers/facts.js';
+import { nextEvent } from '../../helpers/toucher.js';
 
 const { EAGAIN, EINVAL } = constants.errno;
 const USER_MODE_ONLY = 1;

@@ -7,18 +7,8 @@ import { closeFd, Uffd, type UffdEvent, type UffdFeature, UnixSocket } from 'pag
 import { native } from '#dist/native/load.js';
 import { compileC } from '../../helpers/compile-c.js';
 import { until } from '../../helpers/descriptors.js';
-import {
-  type Bench,
-  errnoOf,
-  fact,
-  faultAt,
-  filled,
-  inChild,
-  nextEvent,
-  PAGE,
-  pagesOf,
-  stillWaits,
-} from '../../helpers/facts.js';
+import { type Bench, errnoOf, fact, faultAt, filled, inChild, PAGE, pagesOf, stillWaits } from '../../helpers/facts.js';
+import { nextEvent } from '../../helpers/toucher.js';
 
 const { EAGAIN, ENOMEM, ESRCH } = constants.errno;
 
