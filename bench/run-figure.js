@@ -5,7 +5,7 @@ import * as kernel from 'pagefault/kernel';
 import * as stores from 'pagefault/stores';
 import { loadFigure } from './lib/figures.js';
 
-/** @type {{ name: string, path: string, pages: number, rounds: number, quick: boolean }} */
+/** @type {{ name: string, path: string, pages: number, rounds: number, quick: boolean, workingSet: number }} */
 const { name, ...settings } = JSON.parse(process.argv[2] ?? '{}');
 const figure = await loadFigure(name);
 const result = await figure.run({ map, budget, stores, kernel, ...settings });

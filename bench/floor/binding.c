@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <node_api.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -51,7 +52,7 @@ static size_t order_of(napi_env env, napi_value value, const uint32_t **order) {
   return length;
 }
 
-/* sigbusOpen(byteLength, fd, batch, capacity) */
+/* sigbusOpen(byteLength, fd, batch, capacity, writable) */
 static napi_value sigbus_open(napi_env env, napi_callback_info info) {
   napi_value argv[MAX_ARGUMENTS];
   arguments(env, info, argv);
@@ -62,6 +63,7 @@ static napi_value sigbus_open(napi_env env, napi_callback_info info) {
       .capacity = (size_t)number(env, argv[3]),
       .threads = 1,
   };
+  napi_get_value_bool(env, argv[4], &options.writable);
   void *base;
   int error = floor_sigbus_open(&options, &base);
   return error == 0 ? buffer_over(env, base, number(env, argv[0])) : throw_errno(env, error);
@@ -192,6 +194,110 @@ static napi_value calls_wake(napi_env env, napi_callback_info info) {
   return call(env, floor_calls_wake);
 }
 
+/* writesOpen(byteLength, fd) */
+static napi_value writes_open(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  arguments(env, info, argv);
+  void *base;
+  int error = floor_writes_open((size_t)number(env, argv[0]), (int)number(env, argv[1]), &base);
+  return error == 0 ? buffer_over(env, base, number(env, argv[0])) : throw_errno(env, error);
+}
+
+static napi_value writes_close(napi_env env, napi_callback_info info) { return detach_and(env, info, floor_writes_close); }
+
+static napi_value writes_flush_begin(napi_env env, napi_callback_info info) {
+  (void)info;
+  return call(env, floor_writes_flush_begin);
+}
+
+static napi_value count_or_errno(napi_env env, int64_t count) {
+  return count < 0 ? throw_errno(env, (int)count) : from_number(env, (double)count);
+}
+
+static napi_value writes_flushes(napi_env env, napi_callback_info info) {
+  (void)info;
+  return count_or_errno(env, floor_writes_flushes());
+}
+
+static napi_value writes_flush_end(napi_env env, napi_callback_info info) {
+  (void)info;
+  return count_or_errno(env, floor_writes_flush_end());
+}
+
+/* written(address: bigint, byteLength) */
+static napi_value written(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  arguments(env, info, argv);
+  uint64_t address = 0;
+  bool lossless = false;
+  napi_get_value_bigint_uint64(env, argv[0], &address, &lossless);
+  return count_or_errno(env, floor_written((uintptr_t)address, (size_t)number(env, argv[1])));
+}
+
+/* increment(buffer) */
+static napi_value increment(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  void *base = NULL;
+  size_t len = 0;
+  arguments(env, info, argv);
+  napi_get_arraybuffer_info(env, argv[0], &base, &len);
+  floor_increment(base, len);
+  return NULL;
+}
+
+/* flush(fd, buffer, unit, stride) */
+static napi_value flush(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  void *base = NULL;
+  size_t len = 0;
+  arguments(env, info, argv);
+  napi_get_arraybuffer_info(env, argv[1], &base, &len);
+  int error = floor_flush((int)number(env, argv[0]), base, len, (size_t)number(env, argv[2]), (size_t)number(env, argv[3]));
+  return error == 0 ? NULL : throw_errno(env, error);
+}
+
+/* rewriteOpen(fd, byteLength, capacity) */
+static napi_value rewrite_open(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  arguments(env, info, argv);
+  int error = floor_rewrite_open((int)number(env, argv[0]), (size_t)number(env, argv[1]), (size_t)number(env, argv[2]));
+  return error == 0 ? NULL : throw_errno(env, error);
+}
+
+static napi_value rewrite_scan(napi_env env, napi_callback_info info) {
+  (void)info;
+  return call(env, floor_rewrite_scan);
+}
+
+static napi_value rewrite_close(napi_env env, napi_callback_info info) {
+  (void)info;
+  return call(env, floor_rewrite_close);
+}
+
+/* continueOpen(byteLength) */
+static napi_value continue_open(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  arguments(env, info, argv);
+  void *base;
+  int error = floor_continue_open((size_t)number(env, argv[0]), &base);
+  return error == 0 ? buffer_over(env, base, number(env, argv[0])) : throw_errno(env, error);
+}
+
+static napi_value continue_close(napi_env env, napi_callback_info info) { return detach_and(env, info, floor_continue_close); }
+
+/* continueAll(batch) */
+static napi_value continue_all(napi_env env, napi_callback_info info) {
+  napi_value argv[MAX_ARGUMENTS];
+  arguments(env, info, argv);
+  int error = floor_continue_all((size_t)number(env, argv[0]));
+  return error == 0 ? NULL : throw_errno(env, error);
+}
+
+static napi_value continue_shut(napi_env env, napi_callback_info info) {
+  (void)info;
+  return call(env, floor_continue_shut);
+}
+
 static napi_value thread_cpu_ns(napi_env env, napi_callback_info info) {
   (void)info;
   return from_number(env, (double)floor_thread_cpu_ns());
@@ -227,6 +333,13 @@ static napi_value pin_process(napi_env env, napi_callback_info info) {
   return error == 0 ? NULL : throw_errno(env, error);
 }
 
+static napi_value watch_cost(napi_env env, napi_callback_info info) {
+  napi_value result = NULL;
+  (void)info;
+  napi_create_double(env, floor_watch_cost(), &result);
+  return result;
+}
+
 static napi_value unpin_process(napi_env env, napi_callback_info info) {
   (void)info;
   int error = floor_unpin_process();
@@ -245,7 +358,12 @@ NAPI_MODULE_INIT() {
       {"cpus", cpus},                  {"pinThread", pin_thread},         {"pinProcess", pin_process},
       {"unpinProcess", unpin_process}, {"drop", drop},                    {"callsOpen", calls_open},
       {"callsClose", calls_close},     {"callsDrop", calls_drop},         {"callsCopy", calls_copy},
-      {"callsWake", calls_wake},
+      {"callsWake", calls_wake},       {"writesOpen", writes_open},       {"writesClose", writes_close},
+      {"writesFlushBegin", writes_flush_begin}, {"writesFlushes", writes_flushes}, {"writesFlushEnd", writes_flush_end},
+      {"written", written},            {"increment", increment},          {"flush", flush},
+      {"rewriteOpen", rewrite_open},   {"rewriteScan", rewrite_scan},     {"rewriteClose", rewrite_close},
+      {"continueOpen", continue_open}, {"continueClose", continue_close}, {"continueAll", continue_all},
+      {"continueShut", continue_shut}, {"watchCost", watch_cost},
   };
   floor_affinity_remember();
   for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {

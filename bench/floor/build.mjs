@@ -7,10 +7,15 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const here = dirname(fileURLToPath(import.meta.url));
+const native = join(here, '..', '..', 'native');
+/** Of the library: what watch.c measures alone. */
+const measured = [join(native, 'thread.c'), join(native, 'sync.c')];
 const output = join(here, '..', '..', 'build', 'bench');
 export const target = join(output, 'floor.node');
 /** The floor of `pagefault paging`, a program. */
 export const pagingProgram = join(output, 'paging');
+/** Guests of the daemon, and the floor of the daemon: a program. */
+export const guestProgram = join(output, 'guest');
 
 /** @param {string} path */
 const changed = (path) => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
@@ -44,14 +49,26 @@ function compile(made, options) {
 /** Builds if something has changed. Throws if the compiler fails. */
 export function build() {
   const files = readdirSync(here).map((name) => join(here, name));
-  const newest = Math.max(...files.map(changed));
-  const program = join(here, 'paging.c');
-  if (changed(pagingProgram) <= newest) compile(pagingProgram, [program]);
+  const headers = readdirSync(native).filter((name) => name.endsWith('.h'));
+  const newest = Math.max(...[...files, ...measured, ...headers.map((name) => join(native, name))].map(changed));
+  const programs = [join(here, 'paging.c'), join(here, 'guest.c')];
+  for (const [i, made] of [pagingProgram, guestProgram].entries()) {
+    if (changed(made) <= newest) compile(made, programs.slice(i, i + 1));
+  }
   if (changed(target) <= newest) {
-    const sources = files.filter((path) => path.endsWith('.c') && path !== program);
+    const sources = files.filter((path) => path.endsWith('.c') && !programs.includes(path));
     const include = createRequire(import.meta.url)('node-api-headers').include_dir;
     compile(target, [
-      ...['-fPIC', '-shared', '-fvisibility=hidden', '-DNAPI_VERSION=9', `-I${include}`, ...sources],
+      ...[
+        '-fPIC',
+        '-shared',
+        '-fvisibility=hidden',
+        '-DNAPI_VERSION=9',
+        `-I${include}`,
+        `-I${native}`,
+        ...sources,
+        ...measured,
+      ],
       '-Wl,-z,nodelete',
     ]);
   }

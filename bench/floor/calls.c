@@ -37,7 +37,7 @@ int floor_calls_open(size_t len) {
   if (memory == MAP_FAILED) return -errno;
   the.base = (uintptr_t)memory;
   the.len = len;
-  int error = floor_uffd_open(memory, len, 0, &the.uffd);
+  int error = floor_uffd_open(memory, len, 0, UFFDIO_REGISTER_MODE_MISSING, &the.uffd);
   the.source = aligned_alloc(the.page_size, the.page_size);
   if (error == 0 && the.source == NULL) error = -ENOMEM;
   if (error != 0) {

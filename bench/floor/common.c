@@ -5,17 +5,16 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "floor.h"
+#include "kernel.h"
 
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1 /* 5.11 */
@@ -43,13 +42,13 @@ uint64_t floor_now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
 
 uint64_t floor_thread_cpu_ns(void) { return clock_ns(CLOCK_THREAD_CPUTIME_ID); }
 
-int floor_uffd_open(void *base, size_t len, uint64_t features, int *uffd) {
+int floor_uffd_open(void *base, size_t len, uint64_t features, uint64_t modes, int *uffd) {
   int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
   if (fd < 0) return -errno;
   struct uffdio_api api = {.api = UFFD_API, .features = features};
   struct uffdio_register reg = {
       .range = {.start = (uintptr_t)base, .len = len},
-      .mode = UFFDIO_REGISTER_MODE_MISSING,
+      .mode = modes,
   };
   if (ioctl(fd, UFFDIO_API, &api) != 0 || ioctl(fd, UFFDIO_REGISTER, &reg) != 0) {
     int error = -errno;
@@ -58,6 +57,24 @@ int floor_uffd_open(void *base, size_t len, uint64_t features, int *uffd) {
   }
   *uffd = fd;
   return 0;
+}
+
+int floor_scan(int pagemap, uintptr_t from, uintptr_t to, uint64_t flags, struct floor_page_region *regions, size_t max, uintptr_t *next) {
+  struct floor_scan arg = {
+      .size = sizeof arg,
+      .flags = flags,
+      .start = from,
+      .end = to,
+      .vec = (uintptr_t)regions,
+      .vec_len = max,
+      .inverted = FLOOR_PAGE_ZERO,
+      .mask = FLOOR_PAGE_WRITTEN | FLOOR_PAGE_PRESENT | FLOOR_PAGE_ZERO,
+      .returned = FLOOR_PAGE_WRITTEN,
+  };
+  int count = ioctl(pagemap, FLOOR_SCAN, &arg);
+  if (count < 0) return -errno;
+  *next = arg.walk_end;
+  return count;
 }
 
 uint32_t floor_touch(const uint8_t *base, const uint32_t *order, size_t count, size_t page_size) {

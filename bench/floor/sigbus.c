@@ -1,12 +1,13 @@
 /*
  * The floor of the `signal` backend: private anonymous memory under a userfaultfd with the SIGBUS feature. The faulting thread
  * reads the page from the file into a scratch buffer and copies it in, without leaving its signal handler for another thread.
- * A batch makes one fault bring several pages; a capacity drops the oldest pages, 64 in one call.
+ * A batch makes one fault bring several pages; a capacity drops the oldest pages, 64 in one call. A writable one opens them clean, the
+ * kernel notes what is written to (WP_ASYNC), and that goes back to the file before it is dropped.
  *
  * The SIGBUS handler is ours only between open and close, so that the engine under test has it at all other times.
  */
 #include <errno.h>
-#include <linux/userfaultfd.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -18,24 +19,41 @@
 #include <unistd.h>
 
 #include "floor.h"
+#include "kernel.h"
 
 enum { DROP = 64 }; /* pages dropped in one call */
+#define SCALE_MAX 8  /* threads that touch at once */
 
 static struct {
   uintptr_t base;
   size_t len;
   size_t page_size;
   size_t unit;         /* bytes that one fault brings */
-  uintptr_t second;    /* faults from here on use the second scratch buffer */
-  char *scratch[2];
+  uintptr_t share;     /* bytes of the region that one thread touches: each has a scratch buffer of its own */
+  char *scratch[SCALE_MAX];
   int fd;
   int uffd;
   int pidfd;           /* of ourselves, for process_madvise; -1 without a capacity */
+  int pagemap;         /* -1 unless writable */
   size_t capacity;     /* in units, a multiple of DROP; 0 for no limit */
   size_t loaded;       /* units brought so far; the next goes to ring[loaded % capacity] */
   uint32_t *ring;      /* numbers of the units present, oldest first */
   struct sigaction before;
 } the;
+
+/* Nobody else writes meanwhile: what is scanned is what will be dropped. */
+static void write_back(uintptr_t from, uintptr_t to) {
+  struct floor_page_region regions[64];
+  for (uintptr_t at = from; at < to;) {
+    int count = floor_scan(the.pagemap, at, to, 0, regions, 64, &at);
+    if (count < 0) floor_die("floor: PAGEMAP_SCAN failed\n");
+    for (int i = 0; i < count; i++) {
+      size_t len = regions[i].end - regions[i].start;
+      off_t offset = (off_t)(regions[i].start - the.base);
+      if (pwrite(the.fd, (void *)(uintptr_t)regions[i].start, len, offset) != (ssize_t)len) floor_die("floor: pwrite failed\n");
+    }
+  }
+}
 
 /* Makes room for DROP units by dropping the oldest ones. */
 static void drop_oldest(void) {
@@ -44,6 +62,8 @@ static void drop_oldest(void) {
   for (size_t i = 0; i < DROP; i++) {
     pages[i].iov_base = (void *)(the.base + the.ring[first + i] * the.unit);
     pages[i].iov_len = the.unit;
+    uintptr_t at = (uintptr_t)pages[i].iov_base;
+    if (the.pagemap >= 0) write_back(at, at + the.unit);
   }
   if (syscall(SYS_process_madvise, the.pidfd, pages, (size_t)DROP, MADV_DONTNEED, 0) == (long)(DROP * the.unit)) return;
   /* Kernels before 6.13 do not take this advice here. */
@@ -63,9 +83,10 @@ static void on_sigbus(int signal_number, siginfo_t *info, void *context) {
     if (the.loaded >= the.capacity && the.loaded % DROP == 0) drop_oldest();
     the.ring[the.loaded++ % the.capacity] = (uint32_t)(offset / the.unit);
   }
-  char *scratch = the.scratch[offset >= the.second];
+  char *scratch = the.scratch[offset / the.share];
   if (pread(the.fd, scratch, the.unit, (off_t)offset) != (ssize_t)the.unit) floor_die("floor: pread failed\n");
-  struct uffdio_copy copy = {.dst = the.base + offset, .src = (uintptr_t)scratch, .len = the.unit};
+  uint64_t mode = the.pagemap >= 0 ? FLOOR_COPY_WP : 0;
+  struct uffdio_copy copy = {.dst = the.base + offset, .src = (uintptr_t)scratch, .len = the.unit, .mode = mode};
   if (ioctl(the.uffd, UFFDIO_COPY, &copy) != 0) floor_die("floor: UFFDIO_COPY failed\n");
   errno = saved;
 }
@@ -74,9 +95,9 @@ static void on_sigbus(int signal_number, siginfo_t *info, void *context) {
 static void release(void) {
   if (the.uffd >= 0) close(the.uffd);
   if (the.pidfd >= 0) close(the.pidfd);
+  if (the.pagemap >= 0) close(the.pagemap);
   if (the.base != 0) munmap((void *)the.base, the.len);
-  free(the.scratch[0]);
-  free(the.scratch[1]);
+  for (size_t i = 0; i < SCALE_MAX; i++) free(the.scratch[i]);
   free(the.ring);
   memset(&the, 0, sizeof the);
 }
@@ -89,15 +110,23 @@ int floor_sigbus_open(const struct floor_sigbus_options *options, void **base) {
   the.fd = options->fd;
   the.uffd = -1;
   the.pidfd = -1;
+  the.pagemap = -1;
   the.capacity = options->capacity / options->batch / DROP * DROP;
   if ((the.unit & (the.unit - 1)) != 0 || the.len % the.unit != 0) return -EINVAL;
 
-  void *memory = mmap(NULL, the.len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  int protection = options->writable ? PROT_READ | PROT_WRITE : PROT_READ;
+  void *memory = mmap(NULL, the.len, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return -errno;
   the.base = (uintptr_t)memory;
-  the.second = options->threads > 1 ? the.len / 2 : the.len;
-  int error = floor_uffd_open(memory, the.len, UFFD_FEATURE_SIGBUS, &the.uffd);
-  for (int i = 0; i < 2 && error == 0; i++) {
+  the.share = the.len / (options->threads > 1 ? options->threads : 1);
+  uint64_t features = FLOOR_FEATURE_SIGBUS | (options->writable ? FLOOR_FEATURE_WP_ASYNC : 0);
+  uint64_t modes = FLOOR_REGISTER_MISSING | (options->writable ? FLOOR_REGISTER_WP : 0);
+  int error = floor_uffd_open(memory, the.len, features, modes, &the.uffd);
+  if (error == 0 && options->writable) {
+    the.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (the.pagemap < 0) error = -errno;
+  }
+  for (int i = 0; i < SCALE_MAX && error == 0; i++) {
     the.scratch[i] = aligned_alloc(the.page_size, the.unit);
     if (the.scratch[i] == NULL) error = -ENOMEM;
     else memset(the.scratch[i], 0, the.unit);
@@ -124,11 +153,12 @@ int floor_sigbus_close(void) {
   struct sigaction ours;
   sigaction(SIGBUS, &the.before, &ours);
   int replaced = ours.sa_sigaction != on_sigbus;
+  if (the.pagemap >= 0) write_back(the.base, the.base + the.len);
   release();
   return replaced;
 }
 
-/* --- two threads --- */
+/* --- several threads --- */
 
 struct toucher {
   pthread_t thread;
@@ -152,12 +182,12 @@ static void *touch(void *argument) {
 }
 
 int floor_sigbus_scale(size_t len, int fd, const uint32_t *order, size_t count, size_t threads, uint64_t *ns, uint32_t *sum) {
-  struct toucher touchers[2];
+  struct toucher touchers[SCALE_MAX];
   pthread_barrier_t barrier;
   int cpus[2];
   void *base;
-  if (threads < 1 || threads > 2) return -EINVAL;
-  if (floor_cpus(cpus, 2) < (int)threads) return -ENOSYS;
+  if (threads < 1 || threads > SCALE_MAX) return -EINVAL;
+  if (floor_cpus(cpus, 2) < (threads < 2 ? 1 : 2)) return -ENOSYS;
   int error = floor_sigbus_open(&(struct floor_sigbus_options){.len = len, .fd = fd, .batch = 1, .threads = threads}, &base);
   if (error != 0) return error;
 
@@ -165,7 +195,7 @@ int floor_sigbus_scale(size_t len, int fd, const uint32_t *order, size_t count, 
   for (size_t i = 0; i < threads; i++) {
     size_t from = i * (count / threads);
     size_t to = i + 1 == threads ? count : from + count / threads;
-    touchers[i] = (struct toucher){.barrier = &barrier, .order = order + from, .count = to - from, .cpu = cpus[i]};
+    touchers[i] = (struct toucher){.barrier = &barrier, .order = order + from, .count = to - from, .cpu = cpus[i % 2]};
     if (pthread_create(&touchers[i].thread, NULL, touch, &touchers[i]) != 0) floor_die("floor: pthread_create failed\n");
   }
   uint64_t begin = UINT64_MAX;

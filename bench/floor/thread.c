@@ -60,7 +60,7 @@ int floor_thread_open(size_t len, void **base) {
   void *memory = mmap(NULL, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return -errno;
   the.base = (uintptr_t)memory;
-  int error = floor_uffd_open(memory, len, 0, &the.uffd);
+  int error = floor_uffd_open(memory, len, 0, UFFDIO_REGISTER_MODE_MISSING, &the.uffd);
   if (error == 0) {
     the.scratch = aligned_alloc(the.page_size, the.page_size);
     the.stop = eventfd(0, EFD_CLOEXEC);

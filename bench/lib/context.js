@@ -14,6 +14,7 @@ import { PAGE, random } from './touch.js';
  * @property {number} pages
  * @property {number} rounds
  * @property {boolean} quick fewer rounds and pages
+ * @property {number} workingSet pages that the guest of `guest-working-set` touches
  */
 
 /**
@@ -25,12 +26,13 @@ import { PAGE, random } from './touch.js';
 /**
  * @typedef {object} Result
  * @property {number} value what the target speaks of
- * @property {'x' | 'ns' | 'us' | 'ms' | 'bytes' | 'KiB'} unit `x` for a ratio
+ * @property {'x' | '%' | 'ns' | 'us' | 'ms' | 'bytes' | 'KiB'} unit `x` for a ratio
  * @property {[number, number]} [spread] quartiles over the rounds
  * @property {number} [pagefault] the measurement behind it, in `per`
  * @property {number} [floor]
  * @property {string} [per] unit of pagefault, floor and others; default ns per page
  * @property {Record<string, number>} [others] what a user would do otherwise, and the like
+ * @property {{ name: string, value: number, unit: Result['unit'], target: Target | null }[]} [also] measured beside the value, with targets of their own
  * @property {string} [note]
  */
 

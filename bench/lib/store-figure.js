@@ -5,8 +5,19 @@ import { interleave, ratio, timed } from './measure.js';
 import { PAGE, sequential, touch, verify } from './touch.js';
 
 /**
+ * The low byte of its number in every byte of a page, as the floor has it.
+ * @param {number} pages
+ */
+function filled(pages) {
+  const bytes = new Uint8Array(new SharedArrayBuffer(pages * PAGE));
+  for (let page = 0; page < pages; page++) bytes.fill(page, page * PAGE, (page + 1) * PAGE);
+  return bytes;
+}
+
+/**
+ * Without an `answer` the store is memory, served in C by backend thread.
  * @param {import('./context.js').Context} context
- * @param {{ answer: 'sync' | 'async', sameCpu: boolean }} options
+ * @param {{ answer?: 'sync' | 'async', sameCpu: boolean }} options
  */
 export async function measureStore({ map, stores, rounds, quick }, { answer, sameCpu }) {
   if (sameCpu) floor.pinProcess(floor.cpus().at(-1) ?? 0);
@@ -15,8 +26,12 @@ export async function measureStore({ map, stores, rounds, quick }, { answer, sam
   const expected = order.reduce((sum, page) => sum + (page & 255), 0) >>> 0;
   const byteLength = pages * PAGE;
 
-  const store = stores.custom(new URL('../stores/fill.js', import.meta.url), { byteLength, pageSize: PAGE, answer });
-  const segment = await map(store, { backend: 'signal', readahead: 0 });
+  const options = { byteLength, pageSize: PAGE, answer };
+  const store =
+    answer === undefined
+      ? stores.memory(filled(pages))
+      : stores.custom(new URL('../stores/fill.js', import.meta.url), options);
+  const segment = await map(store, { backend: answer === undefined ? 'thread' : 'signal', readahead: 0 });
   const buffer = floor.threadOpen(byteLength);
   try {
     /**

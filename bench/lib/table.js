@@ -1,6 +1,6 @@
 // The result as a table for people. The JSON document has the same numbers unrounded.
 
-const UNITS = { x: '×', ns: ' ns', us: ' µs', ms: ' ms', bytes: ' B', KiB: ' KiB' };
+const UNITS = { x: '×', '%': ' %', ns: ' ns', us: ' µs', ms: ' ms', bytes: ' B', KiB: ' KiB' };
 
 /** @param {number} value */
 function digits(value) {
@@ -39,6 +39,24 @@ export function met(target, value) {
 }
 
 /**
+ * Whether all targets of a figure are met: its own, and those of what it has measured beside.
+ * @param {import('./context.js').Target | null} target
+ * @param {import('./context.js').Result} result
+ */
+export function metAll(target, { value, also = [] }) {
+  const each = [met(target, value), ...also.map((other) => met(other.target, other.value))];
+  if (each.includes(false)) return false;
+  return each.includes(true) ? true : undefined;
+}
+
+/** @param {NonNullable<import('./context.js').Result['also']>[number]} other */
+function beside({ name, value, unit, target }) {
+  const isMet = met(target, value);
+  const verdict = isMet === undefined ? '' : ` (${bound(target, unit)}, ${isMet ? 'met' : 'MISSED'})`;
+  return `${name} ${quantity(value, unit)}${verdict}`;
+}
+
+/**
  * @typedef {{ name: string, title: string, target: import('./context.js').Target | null, result?: import('./context.js').Result,
  *   met?: boolean | undefined, error?: string, seconds: number }} Outcome
  */
@@ -48,7 +66,7 @@ export function table(outcomes) {
   const head = ['figure', 'result', 'quartiles', 'target', '', 'pagefault', 'floor', 'unit', 'otherwise'];
   const rows = outcomes.map(({ name, target, result, met: isMet, error }) => {
     if (!result) return [name, 'failed', '', '', '', '', '', '', (error ?? '').split('\n')[0] ?? ''];
-    const { value, unit, spread, others = {}, per = 'ns/page' } = result;
+    const { value, unit, spread, others = {}, also = [], per = 'ns/page' } = result;
     return [
       name,
       quantity(value, unit),
@@ -58,9 +76,7 @@ export function table(outcomes) {
       result.pagefault === undefined ? '' : digits(result.pagefault),
       result.floor === undefined ? '' : digits(result.floor),
       result.pagefault === undefined && result.floor === undefined && Object.keys(others).length === 0 ? '' : per,
-      Object.entries(others)
-        .map(([key, other]) => `${key} ${digits(other)}`)
-        .join(', '),
+      [...Object.entries(others).map(([key, other]) => `${key} ${digits(other)}`), ...also.map(beside)].join(', '),
     ];
   });
   const widths = head.map((_, column) => Math.max(...[head, ...rows].map((row) => row[column]?.length ?? 0)));
