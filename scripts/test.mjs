@@ -1,13 +1,15 @@
 // Runs the compiled tests of build/test with the runner of this Node: one process a file, more at a time than there are
-// processors, because much of a test is waiting. Arguments
-// that do not begin with a dash pick the files whose path contains one of them, --except=PART,PART leaves such files out;
-// the others go to the runner. A file of
-// the whole suite may take five minutes; one that was asked for takes as long as it likes (an hour of torture does).
+// processors, because much of a test is waiting. Arguments that do not begin with a dash pick the files whose path
+// contains one of them, --except=PART,PART leaves such files out; the others go to the runner. A file of the whole suite
+// may take five minutes; one that was asked for takes as long as it likes (an hour of torture does).
+// What failed is said again at the end. With --again, a few files that failed are run once more, with nothing beside
+// them, and those that pass then are named and do not fail the run: thousands of tests that race threads against clocks
+// need that on a machine shared with others. A process that died or hung is not run again.
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
-import { dirname, join, relative } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { appendFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
+import { dirname, join, relative, resolve } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const compiled = join(root, 'build', 'test');
@@ -17,7 +19,12 @@ if (!existsSync(compiled)) {
 }
 
 const EXCEPT = '--except=';
-const options = process.argv.slice(2).filter((argument) => argument.startsWith('-') && !argument.startsWith(EXCEPT));
+const AGAIN = '--again';
+const MAY_REPEAT = 3; // files; more of them fail for a reason of their own
+const again = process.argv.includes(AGAIN);
+const options = process.argv
+  .slice(2)
+  .filter((argument) => argument.startsWith('-') && !argument.startsWith(EXCEPT) && argument !== AGAIN);
 const unwanted = process.argv.slice(2).flatMap((argument) => {
   return argument.startsWith(EXCEPT) ? argument.slice(EXCEPT.length).split(',') : [];
 });
@@ -36,6 +43,51 @@ if (files.length === 0) {
 }
 
 const limit = wanted.length === 0 ? ['--test-timeout=300000'] : [];
-const runner = ['--test', `--test-concurrency=${2 * availableParallelism()}`, ...limit, ...options];
-const result = spawnSync(process.execPath, [...runner, ...files], { cwd: root, stdio: 'inherit' });
-process.exit(result.status ?? 1);
+const notes = mkdtempSync(join(tmpdir(), 'pagefault-tests-'));
+
+/** Runs test files, so many at a time: the runner's exit code, and what failed (paths relative to the project). */
+function run(names, concurrency) {
+  const list = join(notes, 'failures');
+  writeFileSync(list, '');
+  const reporters = [
+    `--test-reporter=${process.stdout.isTTY ? 'spec' : 'tap'}`,
+    '--test-reporter-destination=stdout',
+    `--test-reporter=${pathToFileURL(join(root, 'scripts', 'failures.mjs'))}`,
+    `--test-reporter-destination=${list}`,
+  ];
+  const runner = ['--test', `--test-concurrency=${concurrency}`, ...limit, ...reporters, ...options];
+  const result = spawnSync(process.execPath, [...runner, ...names], { cwd: root, stdio: 'inherit' });
+  const failed = readFileSync(list, 'utf8')
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => JSON.parse(line));
+  for (const failure of failed) {
+    failure.file = relative(root, failure.file);
+    failure.ofFile = resolve(root, failure.name) === resolve(root, failure.file);
+  }
+  return { status: result.status ?? 1, failed };
+}
+
+/** Says again what failed, after the totals, and to the file that PAGEFAULT_FAILURES names. */
+function tell(heading, failed) {
+  const told = failed.map(({ name, file, error }) => {
+    return `# ${file}: ${name}\n${error.split('\n').slice(0, 30).join('\n').replace(/^/gm, '#     ')}\n`;
+  });
+  const text = `\n# Node ${process.versions.node}, ${heading}\n${told.join('')}`;
+  process.stdout.write(text);
+  if (process.env.PAGEFAULT_FAILURES) appendFileSync(process.env.PAGEFAULT_FAILURES, text);
+}
+
+let { status, failed } = run(files, 2 * availableParallelism());
+if (failed.length > 0) tell('failed:', failed);
+const suspects = [...new Set(failed.map(({ file }) => file))];
+const clear = failed.every(({ file, ofFile }) => !ofFile && files.includes(file));
+if (again && status !== 0 && clear && suspects.length > 0 && suspects.length <= MAY_REPEAT) {
+  console.log(`\n# once more, with nothing beside: ${suspects.join(', ')}`);
+  const second = run(suspects, 1);
+  status = second.status;
+  if (status === 0) tell('failed beside other tests, and passed alone: to be looked at', failed);
+  else tell('failed again:', second.failed);
+}
+rmSync(notes, { recursive: true, force: true });
+process.exit(status);
