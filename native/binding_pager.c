@@ -30,8 +30,8 @@ typedef struct {
 /* --- serving ---------------------------------------------------------------------------------------------------------------- */
 
 static void refuse(serving_t *serving, const pf_order_t *order) {
-  if (serving->closed) {
-    return; /* the order was given up with all the others, and the pager may be another thread's by now */
+  if (serving->closed || order->access == PF_ASK_HURRY) {
+    return; /* the order was given up with all the others, and the pager may be another thread's by now; or it is not one */
   }
   MASKED(pf_pager_fail(serving->pager, order->slot, (pf_why_t){.code = PF_E_GONE}, "the Worker that runs the store is ending", NULL, true));
 }

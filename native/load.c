@@ -540,7 +540,7 @@ static bool bring(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_t 
   bool heal = wait->heal;
   /* The page may have been there since. The thread that this one serves may have gone on then, and have let the page go, or forgotten what it wrote. If not it asks
    * again. */
-  bool asked = false, brought = false;
+  bool asked = false, brought = false, ours = false;
   for (;;) {
     uint8_t seen = atomic_load(&region->states[page]);
     unsigned state = seen & PF_STATE;
@@ -575,7 +575,7 @@ static bool bring(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_t 
       if (region->source.kind != PF_SOURCE_PAGER) {
         return true; /* even if it was evicted since: whoever needs it now faults again */
       }
-      asked = true;
+      asked = ours = true;
     } else if (state == PF_STAGED) {
       if (claim(region, page, seen, 0)) {
         if (pf_page_steal(region, page)) {
@@ -585,10 +585,15 @@ static bool bring(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_t 
           return false;
         }
       }
-    } else if (!pf_page_wait(region, page, wait, why)) {
-      return false;
     } else {
+      if (region->source.kind == PF_SOURCE_PAGER && !wait->background && !ours) {
+        pf_pager_hurry(region, page); /* if it was asked for ahead */
+      }
+      if (!pf_page_wait(region, page, wait, why)) {
+        return false;
+      }
       brought = true;
+      ours = false;
     }
   }
 }

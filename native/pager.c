@@ -37,6 +37,7 @@ int pf_pager_create(pf_pager_t **out, int *event_fd) {
   for (size_t i = 0; i < PF_PAGER_SLOTS; i++) {
     slot_t *slot = &pager->slots[i];
     atomic_store(&slot->word, ((atomic_load(&slot->word) >> 3) + 1) << 3 | FREE);
+    slot->told = 0;
     slot->bytes = NULL;
     slot->bytes_len = 0;
   }
@@ -50,7 +51,8 @@ int pf_pager_create(pf_pager_t **out, int *event_fd) {
   atomic_store(&pager->asleep, 1);
   atomic_store(&pager->served, 0);
   atomic_store(&pager->answered_ns, 0);
-  pager->list = NONE;
+  atomic_store(&pager->hurried, 0);
+  pager->list = pager->list_end = NONE;
   pager->reason[0] = '\0';
   atomic_store(&pager->dead, 0);
   atomic_store(&pager->id, ++generation * PAGERS + (uint64_t)(pager - pagers));

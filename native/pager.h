@@ -40,10 +40,14 @@ bool pf_pager_given_up(const pf_pager_t *pager, uint32_t slot);
 /* Asks for pages nobody waits for, in one read, if a slot is free. False: they are still the caller's. More than one come together or not at all; then they are
  * ABSENT, whatever the reason. */
 bool pf_pager_ask_ahead(pf_region_t *region, uint64_t page, uint32_t count);
+/* Somebody waits for this page. If it is asked for ahead, and the store was not called for it yet, it is now as if it had been asked for by whoever waits. A hint;
+ * in a handler too. */
+void pf_pager_hurry(pf_region_t *region, uint64_t page);
 /* For a region that it will serve: NULL when it is gone or dead. */
 pf_pager_t *pf_pager_hold_by_id(uint64_t id);
 void pf_pager_drop(pf_pager_t *pager);
-/* The serving thread: the next order, false when there is none (then it may sleep: the event fd will be written). */
+/* The serving thread: the next order, the oldest of those that somebody waits for, else the oldest; false when there is none (then it may sleep: the event fd
+ * will be written). */
 bool pf_pager_next(pf_pager_t *pager, pf_order_t *out);
 /* The slot's memory, if it has at least len bytes; NULL otherwise. */
 uint8_t *pf_pager_buffer(pf_pager_t *pager, uint32_t slot, size_t len);

@@ -8,7 +8,8 @@
  * Phase and generation share one word, so that a slot that was used again in between cannot be mistaken. Whoever moves a slot out of
  * ASKED or TAKEN owns the page (it is LOADING) and leaves the region.
  *
- * Asked slots are pushed on a stack that the pager takes as a whole; the event descriptor is written only when the pager sleeps. The pager
+ * Asked slots are pushed on a stack that the pager takes as a whole; what somebody waits for goes before what is asked for ahead. A page that is asked for ahead may get
+ * somebody who waits while it waits itself (pf_pager_hurry): the slot remembers that, by its generation, and the pager hears of it as of one more order. The event descriptor is written only when the pager sleeps. The pager
  * yields a few times before it does: on one CPU the thread it has just woken runs, and often needs the next page at once. A stopped thread
  * moves a sleeping pager to its own CPU, because waking an idle one costs ten times the hand-off.
  */
@@ -182,6 +183,26 @@ bool pf_pager_ask_ahead(pf_region_t *region, uint64_t page, uint32_t count) {
   return ask_now(region, 0, AHEAD_SLOTS, &asking);
 }
 
+/* The pager looks at `wanted` once it has made the slot TAKEN, and at those of all slots when `hurried` is set: one of the two comes after this. */
+void pf_pager_hurry(pf_region_t *region, uint64_t page) {
+  pf_pager_t *pager = region->source.pager;
+  for (uint32_t i = 0; i < AHEAD_SLOTS; i++) {
+    slot_t *slot = &pager->slots[i];
+    uint64_t word = atomic_load(&slot->word), wanted = generation_of(word);
+    if (((word & 7) != ASKED && (word & 7) != TAKEN) || slot->access != PF_ASK_AHEAD || slot->region != region || page - slot->page >= slot->count) {
+      continue;
+    }
+    uint64_t before = atomic_load(&slot->wanted); /* of an older order, if the slot was used again since we looked */
+    while (before < wanted && !atomic_compare_exchange_weak(&slot->wanted, &before, wanted)) {
+    }
+    if (before < wanted) {
+      atomic_store(&pager->hurried, 1);
+      wake(pager, true);
+    }
+    return;
+  }
+}
+
 bool pf_pager_ask_write_back(pf_region_t *region, uint64_t page, uint32_t count) {
   const asking_t asking = {.page = page, .count = count, .access = PF_ASK_WRITE, .deadline_ns = pf_now_ns() + region->timeout_ns};
   return ask_now(region, FIRST_WRITE_SLOT, PF_PAGER_SLOTS, &asking);
@@ -198,26 +219,60 @@ void pf__slot_free(pf_pager_t *pager, slot_t *slot) {
   }
 }
 
-/* Takes the stack and turns it over, so that the oldest comes first. */
+/* Takes the stack, turns it over, so that the oldest comes first, and puts it behind the list. */
 static void take_stack(pf_pager_t *pager) {
   uint32_t head = atomic_exchange(&pager->stack, 0);
-  uint32_t index = head == 0 ? NONE : head - 1;
+  uint32_t index = head == 0 ? NONE : head - 1, newest = index, oldest = NONE;
   while (index != NONE) {
     uint32_t next = pager->slots[index].next;
-    pager->slots[index].next = pager->list;
-    pager->list = index;
+    pager->slots[index].next = oldest;
+    oldest = index;
     index = next;
   }
+  if (oldest == NONE) {
+    return;
+  }
+  *(pager->list == NONE ? &pager->list : &pager->slots[pager->list_end].next) = oldest;
+  pager->list_end = newest;
+}
+
+static bool is_wanted(slot_t *slot) {
+  return atomic_load(&slot->wanted) == generation_of(atomic_load(&slot->word));
+}
+
+static bool is_ahead(slot_t *slot) { return slot->access == PF_ASK_AHEAD && !is_wanted(slot); }
+
+/* Takes the oldest of those that somebody waits for out of the list, else the oldest; NONE: it is empty. */
+static uint32_t take_first(pf_pager_t *pager) {
+  uint32_t before = NONE, index = pager->list;
+  while (index != NONE && is_ahead(&pager->slots[index])) {
+    before = index;
+    index = pager->slots[index].next;
+  }
+  if (index == NONE) {
+    before = NONE;
+    index = pager->list;
+  }
+  if (index == NONE) {
+    return NONE;
+  }
+  *(before == NONE ? &pager->list : &pager->slots[before].next) = pager->slots[index].next;
+  if (index == pager->list_end) {
+    pager->list_end = before;
+  }
+  return index;
 }
 
 static bool find_order(pf_pager_t *pager, pf_order_t *out) {
-  if (pager->list == NONE) {
-    take_stack(pager);
-  }
-  while (pager->list != NONE) {
-    uint32_t index = pager->list;
+  for (;;) {
+    if (atomic_load_explicit(&pager->stack, memory_order_relaxed) != 0) {
+      take_stack(pager);
+    }
+    uint32_t index = take_first(pager);
+    if (index == NONE) {
+      return false;
+    }
     slot_t *slot = &pager->slots[index];
-    pager->list = slot->next;
     uint64_t word = atomic_load(&slot->word);
     pf_region_t *region = slot->region;
     uint64_t page = slot->page;
@@ -229,21 +284,44 @@ static bool find_order(pf_pager_t *pager, pf_order_t *out) {
       pf__slot_free(pager, slot); /* abandoned before it was begun */
       continue;
     }
+    uint32_t access = slot->access;
+    if (access <= PF_ASK_AHEAD) {
+      atomic_fetch_add_explicit(&region->counters.store_reads, 1, memory_order_relaxed);
+    } else if (access == PF_ASK_WRITE) {
+      atomic_fetch_add_explicit(&region->counters.store_writes, 1, memory_order_relaxed);
+    }
+    if (access == PF_ASK_AHEAD && is_wanted(slot)) {
+      slot->told = generation_of(word);
+      access = PF_ASK_READ;
+    }
     *out = (pf_order_t){
         .slot = index,
         .store = region->source.store,
-        .access = slot->access,
+        .access = access,
         .offset = page << region->page_shift,
         .length = (uint32_t)pf_stored_bytes(region, page, slot->count),
         .timeout_ms = slot->deadline_ns > now ? (slot->deadline_ns - now) / 1000000 : 0,
     };
-    if (slot->access <= PF_ASK_AHEAD) {
-      atomic_fetch_add_explicit(&region->counters.store_reads, 1, memory_order_relaxed);
-    } else if (slot->access == PF_ASK_WRITE) {
-      atomic_fetch_add_explicit(&region->counters.store_writes, 1, memory_order_relaxed);
-    }
     pf_region_leave(region);
     return true;
+  }
+}
+
+/* An order ahead that was taken, and that somebody has come to wait for since. */
+static bool find_wanted(pf_pager_t *pager, pf_order_t *out) {
+  if (atomic_load_explicit(&pager->hurried, memory_order_relaxed) == 0) {
+    return false;
+  }
+  atomic_store(&pager->hurried, 0);
+  for (uint32_t i = 0; i < AHEAD_SLOTS; i++) {
+    slot_t *slot = &pager->slots[i];
+    uint64_t word = atomic_load(&slot->word);
+    if ((word & 7) == TAKEN && is_wanted(slot) && slot->told != generation_of(word)) {
+      slot->told = generation_of(word);
+      atomic_store(&pager->hurried, 1); /* there may be more */
+      *out = (pf_order_t){.slot = i, .access = PF_ASK_HURRY};
+      return true;
+    }
   }
   return false;
 }
@@ -251,14 +329,14 @@ static bool find_order(pf_pager_t *pager, pf_order_t *out) {
 bool pf_pager_next(pf_pager_t *pager, pf_order_t *out) {
   for (;;) {
     for (int tries = 0; tries <= YIELDS; tries++) {
-      if (find_order(pager, out)) {
+      if (find_wanted(pager, out) || find_order(pager, out)) {
         atomic_store(&pager->asleep, 0);
         return true;
       }
       sched_yield();
     }
     atomic_store(&pager->asleep, 1);
-    if (atomic_load(&pager->stack) == 0) {
+    if (atomic_load(&pager->stack) == 0 && atomic_load(&pager->hurried) == 0) {
       return false;
     }
     atomic_store(&pager->asleep, 0); /* one came while we lay down */

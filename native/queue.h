@@ -19,9 +19,11 @@ typedef struct {
   _Atomic uint64_t page;
   uint64_t deadline_ns;
   _Atomic uint64_t asked_ns, taken_ns;
+  _Atomic uint64_t wanted; /* the generation of an order ahead whose page somebody has come to wait for; 0: none */
   _Atomic(pf_ticket_t *) ticket; /* of a flush; NULL: nobody waits for the answer, or by the page's state */
   _Atomic uint32_t access;
   _Atomic uint32_t count; /* pages */
+  uint64_t told; /* the pager's thread only: the generation of which it was told that it is wanted */
   uint32_t next;
   uint8_t *bytes; /* the pager's thread only */
   size_t bytes_len;
@@ -43,7 +45,8 @@ struct pf_pager {
   _Atomic uint32_t waiters; /* threads asleep on it */
   _Atomic uint64_t answered_ns; /* when it last answered an order */
   _Atomic uint32_t served; /* stopped threads served since the last relax */
-  uint32_t list; /* the pager's own, oldest first */
+  _Atomic uint32_t hurried; /* a slot is wanted that was not */
+  uint32_t list, list_end; /* the pager's own, oldest first */
   char reason[128]; /* of its death */
   void *owner;      /* the binding's */
   slot_t slots[PF_PAGER_SLOTS];
@@ -60,6 +63,8 @@ typedef struct {
 static inline bool move_slot(slot_t *slot, unsigned from, unsigned to, uint64_t *word) {
   return (*word & 7) == from && atomic_compare_exchange_strong(&slot->word, word, (*word & ~7ULL) | to);
 }
+
+static inline uint64_t generation_of(uint64_t word) { return word >> 3; }
 
 static inline order_t order_in(const slot_t *slot) {
   return (order_t){.region = slot->region, .page = slot->page, .count = slot->count, .access = slot->access, .ticket = slot->ticket};

@@ -13,6 +13,7 @@ typedef enum {
   PF_ASK_ON_WRITE,      /* may a clean page be written? */
   PF_ASK_WRITE,         /* write these pages */
   PF_ASK_SYNC,
+  PF_ASK_HURRY, /* no order: somebody has come to wait for a page of one ahead, which the pager has taken */
 } pf_access_t;
 
 typedef enum { PF_SOURCE_FILE, PF_SOURCE_MEMORY, PF_SOURCE_ZERO, PF_SOURCE_PAGER } pf_source_kind_t;

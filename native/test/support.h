@@ -379,6 +379,7 @@ struct test_store {
   void *data;
   _Atomic uint64_t orders; /* taken so far */
   _Atomic uint64_t agains; /* read again because they went stale */
+  _Atomic uint64_t hurried; /* slots that somebody came to wait for */
   _Atomic uint32_t stop, ready, paused;
   _Atomic(pf_pager_t *) pager;
   int event_fd;
@@ -387,6 +388,7 @@ struct test_store {
   size_t buffer_len;
   void (*on_start)(test_store_t *store); /* on its thread */
   void (*between)(test_store_t *store);  /* on its thread, when no order waits, or NULL */
+  void (*hurry)(test_store_t *store, uint32_t slot); /* on its thread: somebody waits for what was asked for ahead, or NULL */
 };
 
 static inline uint8_t *store_buffer(test_store_t *store, uint32_t slot) {
@@ -422,6 +424,13 @@ static inline void *store_loop(void *data) {
   while (!atomic_load(&store->stop)) {
     pf_order_t order;
     while (!atomic_load(&store->stop) && pf_pager_next(pager, &order)) {
+      if (order.access == PF_ASK_HURRY) {
+        atomic_fetch_add(&store->hurried, 1);
+        if (store->hurry != NULL) {
+          store->hurry(store, order.slot);
+        }
+        continue;
+      }
       atomic_fetch_add(&store->orders, 1);
       if (store->serve == NULL || store->serve(store, &order)) {
         store_answer(store, &order);

@@ -55,6 +55,14 @@ export class Lane<Job> {
     this.#waiting[place].push(job);
   }
 
+  /** Takes a job out of the queue; false: it is not in it. */
+  forget(job: Job, place: Place): boolean {
+    const index = this.#waiting[place].indexOf(job);
+    if (index < 0) return false;
+    this.#waiting[place].splice(index, 1);
+    return true;
+  }
+
   /** Gives a place back. The job returned has it now, as what it waited for, and must be begun. */
   leave(place: Place): Job | undefined {
     this.#inFlight -= 1;

@@ -28,8 +28,8 @@ export abstract class Order implements Call {
   how: How | undefined;
   /** True while a promise of the store is awaited: the store may use the slot's buffer. */
   awaited = false;
-  /** True while a place in the store's lane is taken. */
-  placed = false;
+  /** The place that it has in the store's lane. */
+  placed: Place | undefined;
   /** True once the core has its answer; what the store says after that is of no use. */
   over = false;
   failed = 0;
@@ -38,6 +38,7 @@ export abstract class Order implements Call {
   /** False: a failure is final. */
   readonly repeats: boolean = true;
   abstract readonly method: Call['method'];
+  /** The place that it needs there. */
   abstract readonly place: Place;
   /** Of the failure where the store goes on throwing. */
   abstract readonly code: PageErrorCode;

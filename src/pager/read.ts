@@ -8,11 +8,18 @@ import type { Place } from './lane.js';
 import type { OpenedStore } from './opened-store.js';
 import { type Call, Order } from './order.js';
 
+const READ = 0;
 const AHEAD = 2;
+const HURRY = 6;
 
 /** The other orders of the core are those of writable segments. */
 export function isRead(access: number): boolean {
   return access <= AHEAD;
+}
+
+/** No order: somebody has come to wait for what a read brings that nobody waited for. */
+export function isHurry(access: number): boolean {
+  return access === HURRY;
 }
 
 /** What a read needs of the store's lane. */
@@ -46,12 +53,12 @@ export class FirstTry implements Call {
 /** A read that did not end within `dispatch`. */
 export class Read extends Order {
   override readonly method = 'read';
-  override readonly place: Place;
+  override place: Place;
   override readonly code: PageErrorCode = 'ERR_PAGEFAULT_STORE';
   declare how: HowToRead | undefined;
   readonly #offset: number;
   readonly #wanted: number;
-  readonly #access: number;
+  #access: number;
   #into: Uint8Array | undefined;
 
   constructor(slot: number, from: OpenedStore, offset: number, wanted: number, access: number, timeoutMs: number) {
@@ -64,9 +71,15 @@ export class Read extends Order {
 
   /** Goes on where the first try was left: it has its place, and its answer is a promise. */
   adopt(first: FirstTry): void {
-    this.placed = true;
+    this.placed = this.place;
     this.how = first.how;
     this.#into = first.into;
+  }
+
+  /** Its next place is one of what somebody waits for. */
+  hurry(): void {
+    this.#access = READ;
+    this.place = placeOfRead(READ);
   }
 
   override prepare(buffers: Buffers): boolean {

@@ -21,7 +21,7 @@ import type { Place } from './lane.js';
 import { OpenedStore } from './opened-store.js';
 import type { Order } from './order.js';
 import type { Part } from './protocol.js';
-import { FirstTry, isRead, placeOfRead, Read } from './read.js';
+import { FirstTry, isHurry, isRead, placeOfRead, Read } from './read.js';
 import { Deadlines, isPermanent, pauseBeforeRetry } from './retry.js';
 import { sayFailed, sayLate } from './sentences.js';
 import { orderToWrite, type Write } from './write.js';
@@ -93,6 +93,7 @@ export class PagerServer {
   }
 
   #dispatch(slot: number, number: number, offset: number, length: number, access: number, timeoutMs: number): number {
+    if (isHurry(access)) return this.#hurry(slot);
     const from = this.#stores[number];
     if (from === undefined || from.closed) {
       this.#native.pagerFail(this.#pager, slot, 'ERR_PAGEFAULT_CLOSED', 'the store is closed', '', false);
@@ -131,13 +132,24 @@ export class PagerServer {
       }
     } catch (error) {
       const read = later(timeoutMs - (performance.now() - begun));
-      read.placed = true;
+      read.placed = place;
       this.#threw(read, error);
       return LATER;
     }
     const read = later(timeoutMs);
     read.adopt(first);
     this.#await(read, answer);
+    return LATER;
+  }
+
+  /** Somebody has come to wait for a page that is to be read ahead. If that waits for its turn, it waits among what somebody waits for now. */
+  #hurry(slot: number): typeof LATER {
+    for (const order of this.#pending) {
+      if (order.slot !== slot || !(order instanceof Read) || order.place !== 'ahead') continue;
+      const waited = order.from.lane.forget(order, order.place);
+      order.hurry();
+      if (waited && this.#enter(order)) setImmediate(() => this.#go(order));
+    }
     return LATER;
   }
 
@@ -279,21 +291,22 @@ export class PagerServer {
 
   /** True with a place in the store's lane; else the order waits for one. */
   #enter(order: Order): boolean {
-    order.placed = order.from.lane.enter(order.place);
-    if (!order.placed) order.from.lane.wait(order, order.place);
-    return order.placed;
+    order.placed = order.from.lane.enter(order.place) ? order.place : undefined;
+    if (order.placed === undefined) order.from.lane.wait(order, order.place);
+    return order.placed !== undefined;
   }
 
   #release(order: Order): void {
-    if (!order.placed) return;
-    order.placed = false;
-    this.#leave(order.from, order.place);
+    const { placed } = order;
+    if (placed === undefined) return;
+    order.placed = undefined;
+    this.#leave(order.from, placed);
   }
 
   #leave(from: OpenedStore, place: Place): void {
     const next = from.lane.leave(place);
     if (next === undefined) return;
-    next.placed = true;
+    next.placed = next.place;
     // Not from here: a long queue of synchronous answers would be as deep as it is long.
     setImmediate(() => this.#go(next));
   }

@@ -20,10 +20,10 @@ const refusals = [
   ['write', 'throw', 'ERR_PAGEFAULT_STORE_WRITE', /write threw at \d+/],
   ['write', 'reject', 'ERR_PAGEFAULT_STORE_WRITE', /write rejected at \d+/],
   ['write', 'permanent', 'ERR_PAGEFAULT_STORE_WRITE', /write refused at \d+/],
-  ['write', 'never', 'ERR_PAGEFAULT_TIMEOUT', /did not write within \d+ ms/],
+  ['write', 'never', 'ERR_PAGEFAULT_TIMEOUT', /did not (write|answer) within/],
   ['sync', 'throw', 'ERR_PAGEFAULT_STORE_SYNC', /sync threw/],
   ['sync', 'permanent', 'ERR_PAGEFAULT_STORE_SYNC', /sync refused/],
-  ['sync', 'never', 'ERR_PAGEFAULT_TIMEOUT', /did not sync within \d+ ms/],
+  ['sync', 'never', 'ERR_PAGEFAULT_TIMEOUT', /did not (sync|answer) within/],
 ] as const;
 
 /**

@@ -268,6 +268,46 @@ test('no more reads are in flight than the store allows, and those waited for go
   assert.deepEqual(order, ['ahead 0', 'ahead 1', 'read 3', 'read 5', 'ahead 2', 'ahead 4']);
 });
 
+test('a read ahead that somebody comes to wait for goes with what is waited for', async () => {
+  const order: string[] = [];
+  const { core, number } = serve({
+    concurrency: 1,
+    byteLength: 100 * PAGE,
+    read: async (offset, into, how) => {
+      order.push(`${how.access} ${offset / PAGE}`);
+      await sleep(10);
+      if (order.length === 1) throw new Error('not now');
+      return into.length;
+    },
+  });
+  for (let slot = 0; slot < 6; slot++) core.dispatch(slot, number, slot * PAGE, PAGE, 2, 5000);
+  core.dispatch(6, number, 6 * PAGE, PAGE, 0, 5000);
+  for (const slot of [4, 0, 4]) core.dispatch(slot, 0, 0, 0, 6, 0); // the store has 0
+  while (core.completed.length < 7) await sleep(5);
+  assert.deepEqual(order.slice(0, 3), ['ahead 0', 'read 6', 'read 4']);
+  assert.deepEqual(order.slice(3).sort(), ['ahead 1', 'ahead 2', 'ahead 3', 'ahead 5', 'read 0']);
+});
+
+test('a read ahead that somebody comes to wait for gets a place that is kept for such', async () => {
+  const order: string[] = [];
+  const { core, number } = serve({
+    concurrency: 4,
+    byteLength: 100 * PAGE,
+    read: (offset, into, how) => {
+      order.push(`${how.access} ${offset / PAGE}`);
+      return how.access === 'ahead' ? new Promise<number>(() => {}) : into.length;
+    },
+  });
+  for (let slot = 0; slot < 6; slot++) core.dispatch(slot, number, slot * PAGE, PAGE, 2, 5000);
+  for (const slot of [5, 1, 3]) core.dispatch(slot, 0, 0, 0, 6, 0);
+  while (core.completed.length < 2) await sleep(5);
+  assert.deepEqual(order, ['ahead 0', 'ahead 1', 'ahead 2', 'read 5', 'read 3']);
+  assert.deepEqual(core.completed, [
+    [5, PAGE],
+    [3, PAGE],
+  ]);
+});
+
 test('a page that was invalidated while it was read is read again', async () => {
   let reads = 0;
   const { core, number } = serve({

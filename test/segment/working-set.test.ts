@@ -178,32 +178,53 @@ onEachBackend('nothing is evicted for what is loaded ahead', async (backend) => 
   assert.equal((await recorded(workingSet)).length, 2000);
 });
 
-onEachBackend('what is touched does not wait for what is loaded ahead', async (backend) => {
+/** A segment over a store that never answers reads ahead, of which the first `pages` pages are to be loaded ahead. */
+async function waitsAhead(
+  backend: Backend,
+  concurrency: number,
+  pages: number,
+  body: (segment: Segment, begun: () => number) => Promise<void>,
+): Promise<void> {
   const ahead = new SharedArrayBuffer(4);
   const byteLength = 5000 * PAGE;
-  const known = custom(patternModule, { byteLength });
-  const store = custom(new URL('../fixtures/demand-only.js', import.meta.url), { byteLength, ahead });
+  const store = custom(new URL('../fixtures/demand-only.js', import.meta.url), { byteLength, ahead, concurrency });
   const record = temporaryPath();
-  await run(known, { workingSet: { record } }, (segment) =>
-    touch(
-      segment,
-      Array.from({ length: 900 }, (_, i) => i),
-    ),
-  );
+  const first = Array.from({ length: pages }, (_, i) => i);
+  await run(custom(patternModule, { byteLength }), { workingSet: { record } }, (segment) => touch(segment, first));
   const { identity } = await identityOf(store);
   writeFileSync(record, encodeWorkingSet({ ...(await readWorkingSet(record)), identity }));
   await run(store, { backend, workingSet: { replay: record } }, async (segment) => {
-    await until(() => Atomics.load(new Int32Array(ahead), 0) > 0, 20_000);
+    const begun = (): number => Atomics.load(new Int32Array(ahead), 0);
+    await until(() => begun() > 0, 20_000);
+    await body(segment, begun);
+    const closed = segment.close();
+    const { reached = -1, error } = (await segment.workingSet?.loadedAhead) ?? {};
+    assert.ok(reached > 0 && reached < pages, `${reached}`);
+    assert.equal((error as { code?: string } | undefined)?.code, 'ERR_PAGEFAULT_CLOSED');
+    await closed;
+  });
+}
+
+onEachBackend('what is touched does not wait for what is loaded ahead', async (backend) => {
+  await waitsAhead(backend, 128, 900, async (segment) => {
     touch(
       segment,
       Array.from({ length: 300 }, (_, i) => 1000 + 13 * i),
     );
     assert.equal(segment.stats().loads, 300);
-    const closed = segment.close();
-    const { reached = -1, error } = (await segment.workingSet?.loadedAhead) ?? {};
-    assert.ok(reached > 0 && reached < 900, `${reached}`);
-    assert.equal((error as { code?: string } | undefined)?.code, 'ERR_PAGEFAULT_CLOSED');
-    await closed;
+  });
+});
+
+/** Of eight places six are for what is loaded ahead. The orders for the pages behind those six wait, and the store would never get to them. */
+onEachBackend('what is touched while it waits to be loaded ahead waits no longer', async (backend) => {
+  await waitsAhead(backend, 8, 900, async (segment, begun) => {
+    await until(() => begun() === 6, 20_000);
+    const pages = [40, 7, 39, 8, 20, 6, 41];
+    touch(segment, pages);
+    const { loads, readaheadPages, faults } = segment.stats();
+    assert.deepEqual([loads, faults], [pages.length, pages.length]);
+    assert.ok(readaheadPages > 0, 'they had been asked for');
+    assert.equal(begun(), 6);
   });
 });
 

@@ -22,7 +22,7 @@ for (const url of [${JSON.stringify(first)}, ${JSON.stringify(second)}]) {
   const { map, PageError } = await import(url + 'dist/index.js');
   const { memory, custom } = await import(url + 'dist/stores/index.js');
   const segment = await map(memory(new Uint8Array(1 << 20).fill(7)), { backend: '${backend}', pollIntervalMs: 50 });
-  const failing = await map(custom(new URL(${JSON.stringify(`${first}failing.mjs`)})), { backend: '${backend}', faultTimeoutMs: 100 });
+  const failing = await map(custom(new URL(${JSON.stringify(`${first}failing.mjs`)})), { backend: '${backend}', faultTimeoutMs: 1000 });
   seen.push({ segment, failing, PageError, view: segment.view(Uint8Array) });
 }
 for (const { segment, view } of seen) for (let i = 0; i < view.length; i += 4096) assert.equal(view[i], 7, segment.name);

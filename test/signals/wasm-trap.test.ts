@@ -57,7 +57,7 @@ onEachBackend('a trap and a page that cannot be had in one attempt() are both to
     byteLength: 8 * PAGE,
     control: control.buffer,
   });
-  const segment = await map(store, { backend, readahead: 0, faultTimeoutMs: 300 });
+  const segment = await map(store, { backend, readahead: 0, faultTimeoutMs: 1000 });
   try {
     setMode(control, 'permanent', PAGE);
     const bytes = segment.view(Uint8Array);

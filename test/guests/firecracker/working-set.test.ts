@@ -6,6 +6,7 @@ import { copyFileSync, existsSync, mkdirSync, readFileSync, rmdirSync, writeFile
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readWorkingSet, type ServeFirecrackerOptions, serveFirecracker } from 'pagefault/guests';
+import { custom } from 'pagefault/stores';
 import { encodeWorkingSet } from '#dist/pager/working-set/index.js';
 import { openFds, until } from '../../helpers/descriptors.js';
 import { freshPath, memoryFile, SimulatedVm, wordAt } from '../../helpers/firecracker-vm.js';
@@ -127,6 +128,35 @@ test('what was touched can be saved while the VM goes on, and when the server cl
     (await pagesOf(record)).sort((a, b) => a - b),
     [4, 5, 70],
   );
+});
+
+/** Of eight places of the store six are for what is brought ahead, and it never answers that: the orders behind those six wait. */
+test('what a VM touches while it waits to be brought ahead waits no longer', { timeout }, async () => {
+  const ahead = new Int32Array(new SharedArrayBuffer(8 + 4 * (MIB / PAGE)));
+  const options = { byteLength: MIB, ahead: ahead.buffer, concurrency: 8, ofVm: true };
+  const store = custom(new URL('../../fixtures/demand-only.js', import.meta.url), options);
+  const record = freshPath('ws');
+  const first = Array.from({ length: 100 }, (_, i) => i);
+  ahead[1] = 1;
+  await served({ memory: store, record }, async (server) => {
+    const vm = await SimulatedVm.ready(server.socket);
+    await touch(vm, first);
+    await vm.exit();
+    await until(() => server.guests.size === 0, 20_000);
+  });
+  ahead[1] = 0;
+  await served({ memory: store, replay: record }, async (server) => {
+    const vm = await SimulatedVm.ready(server.socket);
+    await until(() => Atomics.load(ahead, 0) === 6, 20_000);
+    const others = first.filter((page) => ahead[2 + page] === 0);
+    assert.equal(others.length, 94);
+    await touch(
+      vm,
+      [30, 17, 18, 29, 40, 41, 42, 90].map((i) => others[i] ?? 0),
+    );
+    assert.equal(ahead[0], 6);
+    await vm.exit();
+  });
 });
 
 test('pages that are brought ahead run into pages that are there, and pages that were given up stay zero', {
