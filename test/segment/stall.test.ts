@@ -105,15 +105,16 @@ async function saysWhy(how: string, expected: readonly RegExp[], backend: Backen
   for (const part of expected) assert.match(line, part);
 }
 
-test('a program that is stuck says why, though perhaps no thread of it runs', { concurrency: true }, async (t) => {
-  const all = Object.entries(stuckIn).map(([how, expected]) =>
-    t.test(how, () => saysWhy(how, expected, backends[0] ?? 'signal')),
-  );
-  await Promise.all(all);
-});
+for (const backend of backends) {
+  const name = `a program that is stuck says why, though perhaps no thread of it runs [${backend}]`;
+  test(name, { concurrency: true }, async (t) => {
+    const all = Object.entries(stuckIn).map(([how, expected]) => t.test(how, () => saysWhy(how, expected, backend)));
+    await Promise.all(all);
+  });
+}
 
-test('with PAGEFAULT_STALL_REPORTS=0 stderr hears nothing, and the event is told', async () => {
-  const ran = await runNode(stuck, ['quiet', backends[0] ?? 'signal'], { timeoutMs: KILL_MS });
+onEachBackend('with PAGEFAULT_STALL_REPORTS=0 stderr hears nothing, and the event is told', async (backend) => {
+  const ran = await runNode(stuck, ['quiet', backend], { timeoutMs: KILL_MS });
   assert.deepEqual({ code: ran.code, stdout: ran.stdout, stderr: ran.stderr }, { code: 0, stdout: '3\n', stderr: '' });
 });
 
