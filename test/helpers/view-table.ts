@@ -8,6 +8,7 @@ import type { Call } from '../node/calls/call.js';
 import * as computing from '../node/calls/computing.js';
 import * as copying from '../node/calls/copying.js';
 import * as files from '../node/calls/files.js';
+import * as moving from '../node/calls/moving.js';
 import * as sockets from '../node/calls/sockets.js';
 
 /** What a cell may say. */
@@ -68,6 +69,8 @@ export const ROWS: readonly Row[] = [
   { calls: sockets.SOCKETS, ...GIVES_EFAULT },
   { calls: sockets.ONREAD, ...FILLS },
   { calls: sockets.SYNC_CHILD, ...GIVES_EFAULT },
+  { calls: moving.MOVED_OUT, ...GIVES_EFAULT },
+  { calls: moving.MOVED_IN, ...FILLS },
   { calls: sockets.HTTP, ...GIVES_EFAULT },
   { calls: sockets.HTTP2, missing: 'lost without an error', pinned: 'works', shared: 'lost without an error' },
   { calls: sockets.TLS, ...WORKS },
