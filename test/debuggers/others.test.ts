@@ -74,6 +74,43 @@ memory read -c 8 $rdi
   }
 });
 
+/** Without them lldb reads all symbols of Node first, which takes a minute, and asks for more rights than to trace. */
+const LLDB_SETTINGS = `settings set target.preload-symbols false
+settings set target.disable-aslr false`;
+
+test('under lldb a crash stops where the process begins to end, then at the faulting instruction, and ends it', async (t) => {
+  const reason = noGdb === 'the steps are those of x64' ? noGdb : skipped('lldb', false);
+  if (reason) return t.skip(reason);
+  const folder = mkdtempSync(join(tmpdir(), 'pagefault-lldb-'));
+  const commands = join(folder, 'commands');
+  writeFileSync(
+    commands,
+    `${LLDB_SETTINGS}
+process launch --stop-at-entry
+process handle SIGBUS SIGSEGV -s false -p true -n false
+breakpoint set -s pagefault.node -n pf_crash
+continue
+thread backtrace -c 8
+process handle SIGSEGV -s true
+thread continue
+disassemble -p -c 1
+continue
+`,
+  );
+  try {
+    const program = [process.execPath, script, backends[0] ?? 'mprotect', buildUserAddon(), 'crash', 'null'];
+    const { stdout, stderr } = await run('lldb', ['-x', '-b', '-s', commands, '--', ...program]);
+    if (/not permitted|lost connection/.test(stderr)) return t.skip('this process may not trace');
+    const text = stdout + stderr;
+    assert.match(stdout, /stop reason = breakpoint[\s\S]*pf_crash[\s\S]*`user_load \+ 5[\s\S]*`addon_load/, text);
+    assert.match(stdout, /stop reason = signal SIGSEGV: [^\n]*fault address: 0x0\)/, text);
+    assert.match(stdout, /disassemble -p -c 1\n[^\n]*`user_load:\n-> +0x[0-9a-f]+ <\+5>: +movzbl \(%rdi\), %eax/, text);
+    assert.match(stdout, /exited with status = 11\b/, text);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
+
 test('strace shows every fault as a SIGBUS or SIGSEGV with its address', async (t) => {
   const reason = skipped('strace', false);
   if (reason) return t.skip(reason);
