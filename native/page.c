@@ -190,9 +190,14 @@ bool pf_page_wait(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_t 
       }
       continue;
     }
-    if (is_long(&began, now) && pager && pf_deadlocked(region, page, wait, &knot)) {
-      why->code = PF_E_DEADLOCK;
-      return false;
+    if (is_long(&began, now) && pager) {
+      if (pf_deadlocked(region, page, wait, &knot)) {
+        why->code = PF_E_DEADLOCK;
+        return false;
+      }
+      if (!wait->background) {
+        pf_pager_hurry(region, page); /* it may have been LOADING before it was asked for ahead, and we may have looked in between */
+      }
     }
     pf_about_to_block();
     sleep_on(byte, seen, now + WAIT_SLICE_NS < deadline ? now + WAIT_SLICE_NS : deadline);

@@ -53,6 +53,7 @@ int pf_pager_create(pf_pager_t **out, int *event_fd) {
   atomic_store(&pager->answered_ns, 0);
   atomic_store(&pager->hurried, 0);
   pager->list = pager->list_end = NONE;
+  pager->passed = 0;
   pager->reason[0] = '\0';
   atomic_store(&pager->dead, 0);
   atomic_store(&pager->id, ++generation * PAGERS + (uint64_t)(pager - pagers));

@@ -46,8 +46,8 @@ void pf_pager_hurry(pf_region_t *region, uint64_t page);
 /* For a region that it will serve: NULL when it is gone or dead. */
 pf_pager_t *pf_pager_hold_by_id(uint64_t id);
 void pf_pager_drop(pf_pager_t *pager);
-/* The serving thread: the next order, the oldest of those that somebody waits for, else the oldest; false when there is none (then it may sleep: the event fd
- * will be written). */
+/* The serving thread: the next order, the oldest of those that somebody waits for, else the oldest, which has its turn also where others keep on coming; false
+ * when there is none (then it may sleep: the event fd will be written). */
 bool pf_pager_next(pf_pager_t *pager, pf_order_t *out);
 /* The slot's memory, if it has at least len bytes; NULL otherwise. */
 uint8_t *pf_pager_buffer(pf_pager_t *pager, uint32_t slot, size_t len);

@@ -21,6 +21,7 @@
 
 #define YIELDS 3
 #define AHEAD_SLOTS (PF_PAGER_SLOTS / 2) /* the others are kept for pages that somebody waits for */
+#define PASSED_MAX 8 /* orders that somebody waits for, before an older one ahead */
 
 /* --- asking ---------------------------------------------------------------------------------------------------------------- */
 
@@ -242,10 +243,11 @@ static bool is_wanted(slot_t *slot) {
 
 static bool is_ahead(slot_t *slot) { return slot->access == PF_ASK_AHEAD && !is_wanted(slot); }
 
-/* Takes the oldest of those that somebody waits for out of the list, else the oldest; NONE: it is empty. */
+/* Takes the oldest of those that somebody waits for out of the list, else the oldest; NONE: it is empty. Where others keep on coming the oldest has its turn, too: a
+ * range that is loaded must come, and a replay end. */
 static uint32_t take_first(pf_pager_t *pager) {
   uint32_t before = NONE, index = pager->list;
-  while (index != NONE && is_ahead(&pager->slots[index])) {
+  while (pager->passed < PASSED_MAX && index != NONE && is_ahead(&pager->slots[index])) {
     before = index;
     index = pager->slots[index].next;
   }
@@ -256,6 +258,7 @@ static uint32_t take_first(pf_pager_t *pager) {
   if (index == NONE) {
     return NONE;
   }
+  pager->passed = before == NONE ? 0 : pager->passed + 1;
   *(before == NONE ? &pager->list : &pager->slots[before].next) = pager->slots[index].next;
   if (index == pager->list_end) {
     pager->list_end = before;

@@ -47,6 +47,7 @@ struct pf_pager {
   _Atomic uint32_t served; /* stopped threads served since the last relax */
   _Atomic uint32_t hurried; /* a slot is wanted that was not */
   uint32_t list, list_end; /* the pager's own, oldest first */
+  uint32_t passed;         /* orders that went before the oldest of them */
   char reason[128]; /* of its death */
   void *owner;      /* the binding's */
   slot_t slots[PF_PAGER_SLOTS];

@@ -168,6 +168,94 @@ static void wait_for_the_store(pf_backend_t backend) {
   stop_store(&keeping.store);
 }
 
+/* --- an order that comes after whoever waits for it --- */
+
+static bool waits_one(void *data) { return counter(&((pf_region_t *)data)->counters.waits) == 1; }
+
+/* Whoever asks for a page ahead has it LOADING for a moment before there is an order. */
+static void is_asked_later(pf_backend_t backend) {
+  static keeping_t keeping;
+  keeping = (keeping_t){.store = {.serve = keep, .between = answer_kept}};
+  keeping.store.data = &keeping;
+  start_store(&keeping.store);
+  pf_region_t *region = open_region(backend, pager_source(&keeping.store), PAGES * PAGE, OPTIONS(0));
+  toucher_t toucher;
+  sigset_t before;
+  atomic_store(&region->states[5], PF_LOADING);
+  pf_block_enter(region, 5);
+  start_touch(&toucher, region, 5);
+  EXPECT(wait_until(waits_one, region, 20000));
+  pf_mask_signals(&before);
+  EXPECT(pf_pager_ask_ahead(region, 5, 1));
+  pf_restore_signals(&before);
+  EXPECT(wait_until(has_hurried, &keeping, 20000));
+  atomic_store(&keeping.go, 1);
+  pthread_join(toucher.thread, NULL);
+  EXPECT(close_region(region));
+  stop_store(&keeping.store);
+}
+
+/* --- many who wait, and no end of them --- */
+
+#define WAITERS 6
+
+typedef struct {
+  toucher_t toucher;
+  _Atomic uint32_t *stop;
+} again_t;
+
+static void *touch_again(void *data) {
+  again_t *again = data;
+  sigset_t before;
+  while (!atomic_load(again->stop)) {
+    touch_page(&again->toucher);
+    pf_mask_signals(&before);
+    pf_region_release(again->toucher.region, again->toucher.page, again->toucher.page + 1);
+    pf_restore_signals(&before);
+  }
+  return NULL;
+}
+
+/* So slow that the next one is there before one is answered. */
+static bool serve_slowly(test_store_t *store, const pf_order_t *order) {
+  (void)store;
+  (void)order;
+  pf_sleep_until(pf_now_ns() + MS);
+  return true;
+}
+
+static bool has_begun(void *data) { return atomic_load(&((test_store_t *)data)->orders) > 20; }
+
+static bool came_ahead(void *data) {
+  for (uint64_t page = 0; page < AHEAD; page++) {
+    if (state_of(data, page) != PF_PRESENT) {
+      return false;
+    }
+  }
+  return true;
+}
+
+static void have_their_turn(pf_backend_t backend) {
+  test_store_t store = {.serve = serve_slowly};
+  start_store(&store);
+  pf_region_t *region = open_region(backend, pager_source(&store), PAGES * PAGE, OPTIONS(0));
+  _Atomic uint32_t stop = 0;
+  again_t crew[WAITERS];
+  for (uint64_t i = 0; i < WAITERS; i++) {
+    crew[i] = (again_t){.toucher = {.region = region, .page = 2 * AHEAD + i}, .stop = &stop};
+    must(pthread_create(&crew[i].toucher.thread, NULL, touch_again, &crew[i]) == 0, "a thread");
+  }
+  EXPECT(wait_until(has_begun, &store, 20000));
+  bring_ahead(region, 0, AHEAD);
+  EXPECT(wait_until(came_ahead, region, 20000));
+  atomic_store(&stop, 1);
+  for (unsigned i = 0; i < WAITERS; i++) {
+    pthread_join(crew[i].toucher.thread, NULL);
+  }
+  EXPECT(close_region(region));
+  stop_store(&store);
+}
+
 /* --- many at a time --- */
 
 typedef struct {
@@ -243,6 +331,8 @@ static void come_and_go(pf_backend_t backend) {
 int main(void) {
   test_each("a page that the store is asked for ahead is told to it once when somebody waits for it", are_taken);
   test_each("what somebody waits for goes before what is asked for ahead", wait_for_the_store);
+  test_each("a page that is touched before its order ahead is there is told, too", is_asked_later);
+  test_each("what is asked for ahead has its turn where threads wait without end", have_their_turn);
   test_each("pages asked for ahead, touched and dropped at once are right", come_and_go);
   return summary();
 }

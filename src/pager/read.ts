@@ -27,6 +27,11 @@ export function placeOfRead(access: number): Place {
   return access === AHEAD ? 'ahead' : 'demand';
 }
 
+/** What the store is told. Only a read ahead may have more than a page, and stays one for the store when somebody has come to wait for it. */
+function toldAs(access: number, wanted: number, { pageSize }: OpenedStore): number {
+  return wanted > pageSize ? AHEAD : access;
+}
+
 /**
  * The first try of a read that found a place at once. One object serves all of them: most are answered before `dispatch`
  * returns, and nothing of them is left then.
@@ -42,7 +47,7 @@ export class FirstTry implements Call {
     this.from = from;
     this.offset = offset;
     this.into = into;
-    this.how = new HowToRead(access);
+    this.how = new HowToRead(toldAs(access, into.length, from));
   }
 
   call(): unknown {
@@ -83,7 +88,7 @@ export class Read extends Order {
   }
 
   override prepare(buffers: Buffers): boolean {
-    this.how = new HowToRead(this.#access);
+    this.how = new HowToRead(toldAs(this.#access, this.#wanted, this.from));
     this.#into = buffers.view(this.slot, this.from.room(this.#wanted), this.#wanted);
     return true;
   }

@@ -35,7 +35,7 @@ export interface PageStore {
   /**
    * How many bytes one `read` with `access: 'ahead'` may be asked for: pages that lie behind each other then come in one
    * call, up to 256 KiB, where a working set is replayed, a range loaded, or a reader goes through the pages in order.
-   * A page that a thread waits for is always asked for alone.
+   * A page that a thread waits for is always asked for alone; one that is touched while it waits to be read ahead comes with the others.
    * @default one page
    */
   readonly longestRead?: number;

@@ -308,6 +308,25 @@ test('a read ahead that somebody comes to wait for gets a place that is kept for
   ]);
 });
 
+test('a read of more than a page stays one ahead for the store', async () => {
+  const order: string[] = [];
+  const { core, number } = serve({
+    concurrency: 1,
+    byteLength: 100 * PAGE,
+    read: async (offset, into, how) => {
+      order.push(`${how.access} ${offset / PAGE} ${into.length / PAGE}`);
+      await sleep(10);
+      return into.length;
+    },
+  });
+  core.dispatch(0, number, 0, 4 * PAGE, 0, 5000); // the core says so of one that somebody came to wait for in its queue
+  for (const slot of [1, 2]) core.dispatch(slot, number, slot * 4 * PAGE, 4 * PAGE, 2, 5000);
+  core.dispatch(3, number, 12 * PAGE, PAGE, 2, 5000);
+  for (const slot of [3, 2]) core.dispatch(slot, 0, 0, 0, 6, 0);
+  while (core.completed.length < 4) await sleep(5);
+  assert.deepEqual(order, ['ahead 0 4', 'read 12 1', 'ahead 8 4', 'ahead 4 4']);
+});
+
 test('a page that was invalidated while it was read is read again', async () => {
   let reads = 0;
   const { core, number } = serve({
