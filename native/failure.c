@@ -31,7 +31,7 @@ static const struct {
                        "a store touched a page that only its own Worker can bring; a store must not use segments served by its Worker"},
     [PF_E_CLOSED] = {"ERR_PAGEFAULT_CLOSED", "segment closed"},
     [PF_E_NO_MEMORY] = {"ERR_PAGEFAULT_NO_MEMORY", "the kernel has no memory or no mapping left for the page"},
-    [PF_E_BUDGET] = {"ERR_PAGEFAULT_BUDGET", "the budget has no room: everything in it is pinned"},
+    [PF_E_BUDGET] = {"ERR_PAGEFAULT_BUDGET", "the budget has no room: what is in it is pinned, on its way in, or waits to be written"},
     [PF_E_WRITE] = {"ERR_PAGEFAULT_STORE_WRITE", "what was written could not be brought to the store, and is still in memory"},
     [PF_E_SYNC] = {"ERR_PAGEFAULT_STORE_SYNC", "the store could not make durable what was written; it is still in memory"},
     [PF_E_ABORTED] = {"ERR_PAGEFAULT_ABORTED", "the operation was aborted"},

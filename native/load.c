@@ -610,6 +610,8 @@ bool pf_page_ensure(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_
   bool there = bring(region, page, wait, why);
   if (!there) {
     tell(region, page, *why);
+  } else if (wait->heal && pf_page_barred(region, page)) { /* for somebody else, when it could not be had */
+    pf_page_lift_bar(region, page);
   }
   return there;
 }

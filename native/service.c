@@ -101,6 +101,9 @@ static void keep_verdict(const kept_t *kept) {
   pf_unlock(&verdict_lock);
 }
 
+/* A verdict that is kept for a thread in a system call would never be found by that call, but by a later touch, which has nothing to do with it. */
+static int whose(int tid) { return pf_thread_in_call(tid) ? NOBODY : tid; }
+
 static bool take_verdict(uint64_t region, uint64_t page, int tid, pf_verdict_t *out) {
   bool found = false;
   if (atomic_load(&verdict_count) == 0) {
@@ -121,9 +124,11 @@ static bool take_verdict(uint64_t region, uint64_t page, int tid, pf_verdict_t *
 
 static bool is_failed(const pf_region_t *region, uint64_t page) { return (atomic_load(&region->states[page]) & (PF_STATE | PF_ZEROED)) == PF_FAILED; }
 
+static bool is_present(const pf_region_t *region, uint64_t page) { return (atomic_load(&region->states[page]) & PF_STATE) == PF_PRESENT; }
+
 bool pf_verdict_find(pf_region_t *region, uint64_t page, int tid, pf_verdict_t *out) {
-  if (take_verdict(atomic_load(&region->id), page, tid, out)) {
-    return true;
+  if (take_verdict(atomic_load(&region->id), page, tid, out) && (out->refused || !is_present(region, page))) {
+    return true; /* else the page has come since */
   }
   *out = (pf_verdict_t){0};
   if (atomic_load(&region->phase) != PF_PHASE_OPEN) {
@@ -221,7 +226,7 @@ static void refuse(server_t *self, pf_region_t *region, const pf_fault_t *fault)
   }
   kept.at_ns = pf_now_ns();
   for (uint32_t i = 0; i < count; i++) {
-    kept.tid = (int)tids[i];
+    kept.tid = whose((int)tids[i]);
     keep_verdict(&kept);
   }
 }
