@@ -1,6 +1,7 @@
 /*
- * See peers_threads.h. Threads that bring pages ahead, a run at a time, several of them at one peer, while nobody waits to read its messages. Those that
- * copy from files are others than those that wait for stores. After some runs a peer's place in the queue is the last one.
+ * See peers_threads.h. Threads that bring pages ahead, a run at a time, several of them at one peer, while nobody waits to read its messages. After some runs a peer's place
+ * in the queue is the last one. Those that copy from files are a crew of their own; in the other one a segment has a limit, and the last half of the threads is for segments
+ * that have none: a store that does not answer holds up what is brought ahead from that store.
  */
 #include "peers_threads.h"
 
@@ -13,24 +14,40 @@
 #include <string.h>
 #include <sys/prctl.h>
 
-#define REPLAYING_MAX 8   /* that wait for stores */
-#define COPYING_MAX 2     /* of files: one does not use all of the memory's bandwidth */
+#define EACH 8            /* threads at a segment */
+#define COPYING 2         /* at files: one does not use all of the memory's bandwidth */
+#define THREADS 128       /* that wait for segments */
 #define RUNS 16           /* of a peer, before the next one's */
 #define RUN_PAGES 512     /* brought in one call while nobody asks */
 #define RUN_PAGES_BUSY 32 /* while somebody does */
 #define FETCH_AHEAD 64    /* pages that a segment is asked for at once */
 #define NEED_AHEAD 4096   /* pages of a file that are read ahead of the replay */
 
-/* Threads, and peers, once for each thread that they want, each with a reference. */
+/* What has pages to bring from one segment, or from files. */
 typedef struct {
-  pf_lock_t lock; /* and all here */
-  unsigned threads;
-  pf_peer_t *peers[PF_PEERS_MAX * REPLAYING_MAX];
+  uint64_t segment;
+  unsigned places, at_work; /* of the places */
+} line_t;
+
+/* A peer, with a reference; as often in the queue as threads may be at it. */
+typedef struct {
+  pf_peer_t *peer;
+  line_t *line;
+} place_t;
+
+typedef struct {
+  const unsigned most, shared, each; /* threads; of them, for any line; at a line */
+  pf_lock_t lock;                    /* and all here */
+  unsigned threads, busy;
+  unsigned lines_used;
+  line_t lines[PF_PEERS_MAX];
+  place_t places[PF_PEERS_MAX * EACH]; /* that no thread has */
   size_t first, count;
   _Atomic uint32_t work; /* futex */
 } crew_t;
 
-static crew_t waiting_crew, copying_crew;
+static crew_t waiting_crew = {.most = THREADS, .shared = THREADS / 2, .each = EACH};
+static crew_t copying_crew = {.most = COPYING, .shared = COPYING, .each = COPYING};
 
 typedef struct {
   uint64_t offset;
@@ -151,61 +168,143 @@ static bool replay_some(pf_peer_t *peer) {
   return left;
 }
 
-/* Lock of the crew held. False: there is no room. */
-static bool put_last(crew_t *crew, pf_peer_t *peer) {
-  size_t room = sizeof crew->peers / sizeof *crew->peers;
-  if (crew->count == room) {
+/* --- the queue: lock of the crew held --------------------------------------------------------------------------------------------- */
+
+static size_t room_of(const crew_t *crew) { return sizeof crew->places / sizeof *crew->places; }
+
+/* False: there is no room. */
+static bool put_last(crew_t *crew, place_t place) {
+  if (crew->count == room_of(crew)) {
     return false;
   }
-  crew->peers[(crew->first + crew->count++) % room] = peer;
+  crew->places[(crew->first + crew->count++) % room_of(crew)] = place;
   return true;
 }
 
-/* The next peer; `peer`, which has something left, is behind all others. NULL: none. */
-static pf_peer_t *next_peer(crew_t *crew, pf_peer_t *peer) {
-  pf_lock(&crew->lock);
-  if (crew->count > 0 && (peer == NULL || put_last(crew, peer))) {
-    peer = crew->peers[crew->first];
-    crew->first = (crew->first + 1) % (sizeof crew->peers / sizeof *crew->peers);
-    crew->count--;
+static place_t take_first(crew_t *crew) {
+  place_t place = crew->places[crew->first];
+  crew->first = (crew->first + 1) % room_of(crew);
+  crew->count--;
+  return place;
+}
+
+static bool may_begin(const crew_t *crew, const line_t *line) {
+  return line->at_work == 0 || (line->at_work < crew->each && crew->busy < crew->shared);
+}
+
+/* The first place that may be begun comes first; those before it are the last now. False: there is none. */
+static bool turn_to_next(crew_t *crew) {
+  for (size_t seen = 0; seen < crew->count; seen++) {
+    if (may_begin(crew, crew->places[crew->first].line)) {
+      return true;
+    }
+    put_last(crew, take_first(crew));
   }
-  pf_unlock(&crew->lock);
-  return peer;
+  return false;
+}
+
+/* NULL: there are too many. */
+static line_t *line_of(crew_t *crew, uint64_t segment) {
+  line_t *unused = NULL;
+  unsigned used = 0;
+  for (size_t i = 0; i < sizeof crew->lines / sizeof *crew->lines && (unused == NULL || used < crew->lines_used); i++) {
+    line_t *line = &crew->lines[i];
+    if (line->places > 0 && line->segment == segment) {
+      return line;
+    }
+    used += line->places > 0;
+    unused = unused == NULL && line->places == 0 ? line : unused;
+  }
+  if (unused != NULL) {
+    unused->segment = segment;
+  }
+  return unused;
+}
+
+static bool add_place(crew_t *crew, pf_peer_t *peer, line_t *line) {
+  if (!put_last(crew, (place_t){peer, line})) {
+    return false;
+  }
+  crew->lines_used += line->places++ == 0;
+  return true;
+}
+
+static void end_place(crew_t *crew, line_t *line) { crew->lines_used -= --line->places == 0; }
+
+/* --- the threads ------------------------------------------------------------------------------------------------------------------ */
+
+/* Gives back the place that the thread has, if it has one, and takes the next. False: there is none for it. */
+static bool next_place(crew_t *crew, place_t *place, bool has, bool left) {
+  if (has) {
+    crew->busy--;
+    place->line->at_work--;
+    if (!left) {
+      end_place(crew, place->line);
+    } else if (!put_last(crew, *place)) { /* it goes on with it */
+      crew->busy++;
+      place->line->at_work++;
+      return true;
+    }
+  }
+  if (!turn_to_next(crew)) {
+    return false;
+  }
+  *place = take_first(crew);
+  crew->busy++;
+  place->line->at_work++;
+  if (crew->busy < crew->threads && turn_to_next(crew)) {
+    atomic_fetch_add(&crew->work, 1); /* for one that sleeps */
+    pf_futex_wake_all(&crew->work);
+  }
+  return true;
 }
 
 static void *replaying(void *data) {
   crew_t *crew = data;
-  pf_peer_t *peer = NULL;
+  place_t place = {0};
+  bool has = false, left = false;
   prctl(PR_SET_NAME, "pagefault ahead");
   for (;;) {
+    pf_peer_t *done = has && !left ? place.peer : NULL;
+    pf_lock(&crew->lock);
     uint32_t seen = atomic_load(&crew->work);
-    peer = next_peer(crew, peer);
-    if (peer == NULL) {
+    has = next_place(crew, &place, has, left);
+    bool ends = !has && crew->threads > crew->each;
+    crew->threads -= ends;
+    pf_unlock(&crew->lock);
+    if (done != NULL) {
+      pf_peers_drop(done);
+    }
+    if (ends) {
+      return NULL;
+    }
+    if (has) {
+      left = replay_some(place.peer);
+    } else {
       pf_futex_wait(&crew->work, seen, UINT64_MAX);
-    } else if (!replay_some(peer)) {
-      pf_peers_drop(peer);
-      peer = NULL;
     }
   }
-  return NULL;
 }
 
 /* Lock of the peer held. */
 static int start_replay(pf_peer_t *peer) {
-  bool waits = pf_snapshot_segment(peer->snapshot) != 0;
-  crew_t *crew = waits ? &waiting_crew : &copying_crew;
-  unsigned most = waits ? REPLAYING_MAX : COPYING_MAX;
+  uint64_t segment = pf_snapshot_segment(peer->snapshot);
+  crew_t *crew = segment != 0 ? &waiting_crew : &copying_crew;
   pf_lock(&crew->lock);
-  while (crew->threads < most && pf_thread_start_detached(replaying, crew, PF_PEERS_STACK) == 0) {
-    crew->threads++;
-  }
-  if (crew->threads == 0) {
-    pf_unlock(&crew->lock);
-    return -EAGAIN;
-  }
-  while (peer->replay_threads < most && put_last(crew, peer)) {
+  line_t *line = line_of(crew, segment);
+  while (line != NULL && peer->replay_threads < crew->each && add_place(crew, peer, line)) {
     peer->replay_threads++;
     atomic_fetch_add(&peer->refs, 1);
+  }
+  unsigned wanted = crew->lines_used * crew->each;
+  while (crew->threads < (wanted < crew->most ? wanted : crew->most) && pf_thread_start_detached(replaying, crew, PF_PEERS_STACK) == 0) {
+    crew->threads++;
+  }
+  bool none = crew->threads == 0;
+  while (none && crew->count > 0) { /* all of them this peer's: with no thread there was nobody's before */
+    end_place(crew, take_first(crew).line);
+    peer->replay_threads--;
+    atomic_fetch_sub(&peer->refs, 1);
   }
   atomic_fetch_add(&crew->work, 1);
   pf_unlock(&crew->lock);

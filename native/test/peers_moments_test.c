@@ -4,6 +4,7 @@
  */
 #include "guests.h"
 
+#include <dirent.h>
 #include <stdarg.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
@@ -266,6 +267,74 @@ static void lists_apart(pf_backend_t backend) {
   close_stored(&stored);
 }
 
+#define LISTS_MOST 9 /* of stores that do not answer: more than may have several threads each */
+
+static bool few_ahead(void *data) {
+  (void)data;
+  DIR *tasks = opendir("/proc/self/task");
+  unsigned count = 0;
+  must(tasks != NULL, "/proc/self/task");
+  for (struct dirent *task = readdir(tasks); task != NULL; task = readdir(tasks)) {
+    char path[300], name[32] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%s/comm", task->d_name);
+    FILE *comm = fopen(path, "re");
+    if (comm != NULL) {
+      count += fgets(name, sizeof name, comm) != NULL && strcmp(name, "pagefault ahead\n") == 0;
+      fclose(comm);
+    }
+  }
+  closedir(tasks);
+  return count <= 8 + 2; /* of stores, and of files */
+}
+
+/* What is brought ahead from a store that answers is there while the others wait for theirs; then the threads that were needed for that end. */
+static void lists_beside_held(int count) {
+  stored_t held[LISTS_MOST], well;
+  paged_t waiting[LISTS_MOST];
+  pf_note_t note;
+  uint32_t apart[PAGES / 2], all[PAGES];
+  for (uint32_t i = 0; i < PAGES; i++) {
+    apart[i / 2] = i;
+    all[i] = i;
+  }
+  for (int i = 0; i < count; i++) {
+    open_held_back(&held[i]);
+  }
+  open_store(&well, PF_BACKEND_SIGNAL, &well);
+  for (int i = 0; i < count; i++) {
+    waiting[i] = page_guest(held[i].snapshot, false, false, EVENT_REMOVE);
+    EXPECT_EQ(pf_peers_replay(waiting[i].id, apart, PAGES / 2), 0);
+    EXPECT(wait_until(has_orders, &held[i].store, LONG_MS));
+  }
+  paged_t quiet = page_guest(well.snapshot, false, false, EVENT_REMOVE);
+  EXPECT_EQ(pf_peers_replay(quiet.id, all, PAGES), 0);
+  EXPECT(wait_note(quiet.id, PF_PEER_REPLAYED, &note));
+  EXPECT_EQ(view_of(&quiet).numbers.prefetched, PAGES);
+  for (int i = 0; i < count; i++) {
+    EXPECT_EQ(view_of(&waiting[i]).numbers.prefetched, 0);
+  }
+  atomic_store(&held_back, 0);
+  for (int i = 0; i < count; i++) {
+    EXPECT(wait_note(waiting[i].id, PF_PEER_REPLAYED, &note));
+    EXPECT_EQ(view_of(&waiting[i]).numbers.prefetched, PAGES / 2);
+    let_go(&waiting[i]);
+    close_stored(&held[i]);
+  }
+  let_go(&quiet);
+  close_stored(&well);
+  EXPECT(wait_until(few_ahead, NULL, LONG_MS));
+}
+
+static void list_beside_one(pf_backend_t backend) {
+  (void)backend;
+  lists_beside_held(1);
+}
+
+static void list_beside_many(pf_backend_t backend) {
+  (void)backend;
+  lists_beside_held(LISTS_MOST);
+}
+
 /* What nobody would hear of is not taken over. */
 static void not_watched(pf_backend_t backend) {
   (void)backend;
@@ -418,6 +487,8 @@ static void all(void) {
   test_on(PF_BACKEND_SIGNAL, "a page that waits behind others fails at its own deadline", late_behind_others);
   test_on(PF_BACKEND_SIGNAL, "a guest that ends behind others is forgotten", ends_behind_others);
   test_on(PF_BACKEND_SIGNAL, "a list of a file is done beside one of a store that does not answer", lists_apart);
+  test_on(PF_BACKEND_SIGNAL, "a list is done beside one of a store that does not answer", list_beside_one);
+  test_on(PF_BACKEND_SIGNAL, "a list is done beside those of many stores that do not answer", list_beside_many);
   test_on(PF_BACKEND_SIGNAL, "a guest whose descriptors cannot be watched is refused, and stays the caller's", not_watched);
   test_on(PF_BACKEND_SIGNAL, "a list is not done while its last pages are under way", under_way);
   test_each("a page that leaves its segment while it is copied holds up nobody else", leaves_meanwhile);
