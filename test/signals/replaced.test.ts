@@ -6,14 +6,15 @@ import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after } from 'node:test';
+import { after, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { map, type Segment } from 'pagefault';
 import { zero } from 'pagefault/stores';
 import { native } from '#dist/native/load.js';
+import type { Noticed } from '../fixtures/noticed.js';
 import type { Step } from '../fixtures/replaced.js';
 import { root, runNode } from '../helpers/run.js';
-import { onEachBackend } from '../helpers/stores.js';
+import { backends, onEachBackend } from '../helpers/stores.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'pagefault-replace-'));
 after(() => rmSync(folder, { recursive: true, force: true }));
@@ -58,6 +59,22 @@ onEachBackend('whatever replaces our handlers, pages come right and WebAssembly 
     assert.ok(traps, `WebAssembly traps after ${name}`);
     assert.ok(reinstalls > 0, name);
     if (name !== 'swallow') assert.ok(forwarded > 0, `${name}: the trap was counted`);
+  }
+});
+
+/** More than a burst of the machine takes. */
+const LATE_MS = 20_000;
+
+test(`replaced handlers are noticed within pollIntervalMs, a second by default [${backends.join(', ')}]`, async () => {
+  const script = fileURLToPath(new URL('../fixtures/noticed.js', import.meta.url));
+  const all = backends.map((backend) => runNode(script, [backend, '100'], { timeoutMs: 240_000 }));
+  for (const { code, signal, stdout, stderr } of await Promise.all(all)) {
+    assert.equal(code, 0, `${signal} ${stderr} ${stdout}`);
+    const { usual, often, told } = JSON.parse(stdout) as Noticed;
+    for (const ms of [...usual, ...often, ...told]) assert.ok(ms < 1000 + LATE_MS, stdout);
+    // The least of them is what it takes where nothing else gets in between.
+    assert.ok(Math.min(...usual) < 3000, stdout);
+    assert.ok(Math.min(...often) < 0.75 * Math.min(...usual), stdout);
   }
 });
 
