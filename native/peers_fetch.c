@@ -7,12 +7,14 @@
 
 #include "failure.h"
 #include "thread.h"
+#include "touched.h"
 
 #include <stddef.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 
 #define FETCHING_KEPT 16 /* threads that stay when there is nothing to do */
+#define PAUSE_NS 500000ULL /* until the pager has a slot again */
 
 /* --- loading ------------------------------------------------------------------------------------------------------------------ */
 
@@ -24,10 +26,28 @@ static uint32_t window_of(const pf_region_t *region, uint64_t left, bool ahead) 
   return left < region->window_max ? (uint32_t)left : region->window_max;
 }
 
+/* Nobody waits for these, so none of them is asked for with what somebody waits for: neither one that is alone, nor where so many are asked for ahead that there is no
+ * room for more. What does not come of it is asked for as it is held. */
+static void ask_ahead(pf_region_t *region, uint64_t page, uint64_t end, _Atomic uint32_t *cancel) {
+  const pf_wait_t wait = {.deadline_ns = pf_now_ns() + region->timeout_ns, .background = true, .cancel = cancel};
+  pf_why_t why;
+  while (page < end && pf_now_ns() < wait.deadline_ns && !pf_pager_is_dead(region->source.pager) && !pf_must_stop(region, &wait, &why)) {
+    uint32_t done = pf_pages_bring_ahead(region, page, (uint32_t)(end - page), &wait);
+    if (done == 0) {
+      pf_sleep_until(pf_now_ns() + PAUSE_NS);
+    }
+    page += done;
+  }
+}
+
 bool pf_peers_load(pf_region_t *region, uint64_t first, uint64_t end, uint64_t deadline_ns, pf_why_t *why, _Atomic uint32_t *cancel) {
-  uint64_t page = first;
+  uint64_t page = first, asked = first;
   bool ahead = deadline_ns == 0;
   for (; page < end; page++) {
+    if (ahead && page == asked && region->source.kind == PF_SOURCE_PAGER) {
+      asked += window_of(region, end - page, true);
+      ask_ahead(region, page, asked, cancel);
+    }
     pf_wait_t wait = {.deadline_ns = ahead ? pf_now_ns() + region->timeout_ns : deadline_ns, .heal = true, .background = ahead, .ahead = ahead, .cancel = cancel,
                       .window = window_of(region, end - page, ahead)};
     int err = pf_page_hold(region, page);

@@ -131,12 +131,14 @@ test('what was touched can be saved while the VM goes on, and when the server cl
 });
 
 /** Of eight places of the store six are for what is brought ahead, and it never answers that: the orders behind those six wait. */
-test('what a VM touches while it waits to be brought ahead waits no longer', { timeout }, async () => {
+async function stuckAhead(
+  first: readonly number[],
+  body: (vm: SimulatedVm, others: number[], server: Awaited<ReturnType<typeof serveFirecracker>>) => Promise<void>,
+): Promise<void> {
   const ahead = new Int32Array(new SharedArrayBuffer(8 + 4 * (MIB / PAGE)));
   const options = { byteLength: MIB, ahead: ahead.buffer, concurrency: 8, ofVm: true };
   const store = custom(new URL('../../fixtures/demand-only.js', import.meta.url), options);
   const record = freshPath('ws');
-  const first = Array.from({ length: 100 }, (_, i) => i);
   ahead[1] = 1;
   await served({ memory: store, record }, async (server) => {
     const vm = await SimulatedVm.ready(server.socket);
@@ -149,15 +151,36 @@ test('what a VM touches while it waits to be brought ahead waits no longer', { t
     const vm = await SimulatedVm.ready(server.socket);
     await until(() => Atomics.load(ahead, 0) === 6, 20_000);
     const others = first.filter((page) => ahead[2 + page] === 0);
-    assert.equal(others.length, 94);
+    assert.equal(others.length, first.length - 6);
+    await body(vm, others, server);
+    assert.equal(ahead[0], 6);
+    await vm.exit();
+  });
+}
+
+test('what a VM touches while it waits to be brought ahead waits no longer', { timeout }, async () => {
+  const first = Array.from({ length: 100 }, (_, i) => i);
+  await stuckAhead(first, async (vm, others) => {
     await touch(
       vm,
       [30, 17, 18, 29, 40, 41, 42, 90].map((i) => others[i] ?? 0),
     );
-    assert.equal(ahead[0], 6);
-    await vm.exit();
   });
 });
+
+for (const [what, count, step] of [
+  ['that adjoin', 250, 1], // more than may be asked for ahead at once
+  ['that lie apart', 120, 2],
+] as const) {
+  test(`of pages ${what} none is brought ahead as what a VM waits for`, { timeout }, async () => {
+    const first = Array.from({ length: count }, (_, i) => i * step);
+    await stuckAhead(first, async (_vm, _others, server) => {
+      await sleep(300);
+      const [guest] = [...server.guests];
+      assert.equal(guest?.numbers().prefetched, 0);
+    });
+  });
+}
 
 test('pages that are brought ahead run into pages that are there, and pages that were given up stay zero', {
   timeout,
