@@ -53,12 +53,19 @@ bool pf_touched_pages(const pf_region_t *region, uint64_t offset, uint64_t len, 
 
 /* The word for JavaScript. */
 const char *pf_tracking_name(pf_track_t track);
-/* Bytes that are modified: lost if the region ends now. 0 where the kernel cannot say. */
-uint64_t pf_modified_bytes(pf_region_t *region);
+#define PF_LOST_RUNS 4 /* as many as fit into a line that is read */
+/* What is modified: lost if the region ends now. */
+typedef struct {
+  uint64_t bytes, pages;
+  uint64_t first[PF_LOST_RUNS], end[PF_LOST_RUNS]; /* the first runs of those pages */
+  uint32_t runs;
+} pf_lost_t;
+/* Nothing where the kernel cannot say. Takes no memory. */
+pf_lost_t pf_modified(pf_region_t *region);
 /* The region's memory was collected while it was open: what it had modified is remembered, to be told. */
 void pf_note_lost(pf_region_t *region);
-/* One line on stderr about bytes that are lost; not twice for a region. */
-void pf_report_lost(uint64_t id, const char *name, uint64_t bytes);
+/* One line on stderr about what is lost; not twice for a region. NULL: what was remembered of it. */
+void pf_report_lost(uint64_t id, const char *name, const pf_lost_t *lost);
 /* The same of a region, for what is modified now. */
 void pf_report_unflushed(pf_region_t *region);
 /* Writes out what is modified, on a thread of our own, and waits a while for it. False: not all of it was written. */

@@ -168,14 +168,14 @@ static bool keep_copy(pf_region_t *region) {
  * say so. */
 static void end_untold(uint64_t id, bool force) {
   char name[PF_NAME_MAX] = "";
-  uint64_t modified = 0;
+  pf_lost_t modified = {0};
   pf_region_t *region = pf_region_by_id(id);
   if (region != NULL) {
-    modified = pf_modified_bytes(region);
+    modified = pf_modified(region);
     memcpy(name, region->name, sizeof name);
     pf_region_leave(region);
   }
-  pf_report_lost(id, name, end_hold(id, force, false) ? modified : 0);
+  pf_report_lost(id, name, end_hold(id, force, false) ? &modified : NULL);
 }
 
 /* The thread's bytes go with it: those who have regions that read them keep a copy, or lose the region. It may have closed them itself long ago. */

@@ -5,6 +5,7 @@
 #include "binding.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -173,22 +174,32 @@ static napi_value region_dirty(napi_env env, napi_callback_info info) {
 
 typedef struct {
   const pf_region_t *region;
-  uint64_t bytes;
+  pf_lost_t lost;
 } sum_t;
 
-static void add_bytes(void *context, uint64_t first, uint64_t end) {
+static void add_lost(void *context, uint64_t first, uint64_t end) {
   sum_t *sum = context;
-  sum->bytes += run_bytes(sum->region, first, end);
+  pf_lost_t *lost = &sum->lost;
+  lost->bytes += run_bytes(sum->region, first, end);
+  lost->pages += end - first;
+  if (lost->runs > 0 && lost->end[lost->runs - 1] == first) {
+    lost->end[lost->runs - 1] = end;
+  } else if (lost->runs < PF_LOST_RUNS) {
+    lost->first[lost->runs] = first;
+    lost->end[lost->runs++] = end;
+  }
 }
 
-uint64_t pf_modified_bytes(pf_region_t *region) {
+pf_lost_t pf_modified(pf_region_t *region) {
   sum_t sum = {.region = region};
   if (region->writable && atomic_load(&region->phase) == PF_PHASE_OPEN) {
     int err;
-    MASKED(err = pf_region_dirty(region, 0, region->page_count, add_bytes, &sum));
-    return err == 0 ? sum.bytes : 0;
+    MASKED(err = pf_region_dirty(region, 0, region->page_count, add_lost, &sum));
+    if (err != 0) {
+      return (pf_lost_t){0};
+    }
   }
-  return 0;
+  return sum.lost;
 }
 
 static napi_value region_marks(napi_env env, napi_callback_info info) {
@@ -246,11 +257,40 @@ static napi_value region_reset_write_detection(napi_env env, napi_callback_info 
 
 /* --- what is lost ---------------------------------------------------------------------------------------------------------- */
 
-/* The last regions that ended with modified bytes. */
+#define LOST_TEXT 320 /* eight numbers of 20 digits, and the words */
+
+__attribute__((format(printf, 2, 3))) static void say(char *text, const char *format, ...) {
+  size_t have = strnlen(text, LOST_TEXT - 1);
+  va_list list;
+  va_start(list, format);
+  vsnprintf(text + have, LOST_TEXT - have, format, list);
+  va_end(list);
+}
+
+/* "8192 bytes that … are lost (pages 0-3, 7 and 12 more)". */
+static void describe(const pf_lost_t *lost, char text[LOST_TEXT]) {
+  uint64_t named = 0;
+  text[0] = '\0';
+  say(text, "%llu bytes that were written to it since the last flush are lost (page%s", (unsigned long long)lost->bytes, lost->pages == 1 ? "" : "s");
+  for (uint32_t i = 0; i < lost->runs; i++) {
+    named += lost->end[i] - lost->first[i];
+    say(text, "%s %llu", i == 0 ? "" : named == lost->pages ? " and" : ",", (unsigned long long)lost->first[i]);
+    if (lost->end[i] - lost->first[i] > 1) {
+      say(text, "-%llu", (unsigned long long)lost->end[i] - 1);
+    }
+  }
+  if (named < lost->pages) {
+    say(text, " and %llu more", (unsigned long long)(lost->pages - named));
+  }
+  say(text, ")");
+}
+
+/* The last regions that ended with modified pages. */
 #define LOSSES 256
 static pf_lock_t losses_lock;
 static struct {
-  uint64_t region, bytes;
+  uint64_t region;
+  pf_lost_t lost;
   bool told;
   char name[PF_NAME_MAX];
 } losses[LOSSES];
@@ -266,42 +306,41 @@ static size_t loss_of(uint64_t id) {
 }
 
 /* losses_lock held. */
-static size_t add_loss(uint64_t id, const char *name, uint64_t bytes) {
+static size_t add_loss(uint64_t id, const char *name, const pf_lost_t *lost) {
   size_t i = next_loss++ % LOSSES;
   losses[i].region = id;
-  losses[i].bytes = bytes;
+  losses[i].lost = *lost;
   losses[i].told = false;
   snprintf(losses[i].name, sizeof losses[i].name, "%s", name);
   return i;
 }
 
 void pf_note_lost(pf_region_t *region) {
-  uint64_t bytes = pf_modified_bytes(region);
-  if (bytes > 0) {
+  pf_lost_t lost = pf_modified(region);
+  if (lost.bytes > 0) {
     sigset_t before;
     pf_mask_signals(&before);
     pf_lock(&losses_lock);
-    add_loss(atomic_load(&region->id), region->name, bytes);
+    add_loss(atomic_load(&region->id), region->name, &lost);
     pf_unlock(&losses_lock);
     pf_restore_signals(&before);
   }
 }
 
-void pf_report_lost(uint64_t id, const char *name, uint64_t bytes) {
-  char line[2 * PF_NAME_MAX + 128];
+void pf_report_lost(uint64_t id, const char *name, const pf_lost_t *lost) {
+  char line[LOST_TEXT + 2 * PF_NAME_MAX], text[LOST_TEXT];
   int len = 0;
   sigset_t before;
   pf_mask_signals(&before);
   pf_lock(&losses_lock);
   size_t i = loss_of(id);
-  if (i == LOSSES && bytes > 0) {
-    i = add_loss(id, name, bytes);
+  if (i == LOSSES && lost != NULL && lost->bytes > 0) {
+    i = add_loss(id, name, lost);
   }
   if (i < LOSSES && !losses[i].told) {
     losses[i].told = true;
-    len = snprintf(line, sizeof line,
-                   "pagefault: segment \"%s\" was not closed: %llu bytes that were written to it since the last flush are lost\n",
-                   losses[i].name, (unsigned long long)losses[i].bytes);
+    describe(&losses[i].lost, text);
+    len = snprintf(line, sizeof line, "pagefault: segment \"%s\" was not closed: %s\n", losses[i].name, text);
   }
   pf_unlock(&losses_lock);
   pf_restore_signals(&before);
@@ -310,11 +349,29 @@ void pf_report_lost(uint64_t id, const char *name, uint64_t bytes) {
   }
 }
 
-void pf_report_unflushed(pf_region_t *region) { pf_report_lost(atomic_load(&region->id), region->name, pf_modified_bytes(region)); }
+void pf_report_unflushed(pf_region_t *region) {
+  pf_lost_t lost = pf_modified(region);
+  pf_report_lost(atomic_load(&region->id), region->name, &lost);
+}
+
+static napi_value region_unflushed(napi_env env, napi_callback_info info) {
+  napi_value args[1];
+  char text[LOST_TEXT] = "";
+  pf_args(env, info, 1, args);
+  pf_region_t *region = pf_region_by_id(pf_number(env, args[0]));
+  if (region != NULL) {
+    pf_lost_t lost = pf_modified(region);
+    if (lost.bytes > 0) {
+      describe(&lost, text);
+    }
+    pf_region_leave(region);
+  }
+  return pf_from_text(env, text);
+}
 
 static napi_value region_take_lost(napi_env env, napi_callback_info info) {
   napi_value args[1];
-  uint64_t bytes = 0;
+  char text[LOST_TEXT] = "";
   pf_args(env, info, 1, args);
   uint64_t id = pf_number(env, args[0]);
   sigset_t before;
@@ -323,11 +380,11 @@ static napi_value region_take_lost(napi_env env, napi_callback_info info) {
   size_t i = loss_of(id);
   if (i < LOSSES && !losses[i].told) {
     losses[i].told = true;
-    bytes = losses[i].bytes;
+    describe(&losses[i].lost, text);
   }
   pf_unlock(&losses_lock);
   pf_restore_signals(&before);
-  return pf_from_number(env, (double)bytes);
+  return pf_from_text(env, text);
 }
 
 static napi_value region_report_unflushed(napi_env env, napi_callback_info info) {
@@ -339,7 +396,7 @@ static napi_value region_report_unflushed(napi_env env, napi_callback_info info)
     pf_report_unflushed(region);
     pf_region_leave(region);
   } else {
-    pf_report_lost(id, "", 0);
+    pf_report_lost(id, "", NULL);
   }
   return NULL;
 }
@@ -350,6 +407,7 @@ const pf_export_t pf_write_exports[] = {
     {"regionMarks", region_marks},
     {"regionDiscard", region_discard},
     {"regionResetWriteDetection", region_reset_write_detection},
+    {"regionUnflushed", region_unflushed},
     {"regionTakeLost", region_take_lost},
     {"regionReportUnflushed", region_report_unflushed},
     {NULL, NULL},

@@ -318,8 +318,10 @@ export interface NativeBinding extends NativeKernel {
   regionResetWriteDetection(id: number, offset: number, byteLength: number): void;
   /** One byte a page from `firstPage`: PAGE_MARK. */
   regionMarks(id: number, firstPage: number, out: Uint8Array): void;
-  /** Bytes modified when the region was closed by the collector; 0 if it was not, and the next time. */
-  regionTakeLost(id: number): number;
+  /** A clause about what is modified and would be lost, with the pages; '' where nothing is, the region is closed, or the kernel cannot say. */
+  regionUnflushed(id: number): string;
+  /** The same of when the region was closed by the collector; '' if it was not, and the next time. */
+  regionTakeLost(id: number): string;
   /** Prints one line about an open region that has modified pages. Never twice for a region; never throws. */
   regionReportUnflushed(id: number): void;
   /** Ends the job soon with code ERR_PAGEFAULT_ABORTED; harmless when it is over. */

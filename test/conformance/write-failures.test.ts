@@ -272,7 +272,10 @@ onEachWritableBackend(
     assert.equal(left.code, 0, left.stderr);
     assert.match(
       left.stderr,
-      new RegExp(`^pagefault: segment "the one" was not closed: ${2 * PAGE} bytes .* are lost$`, 'm'),
+      new RegExp(
+        `^pagefault: segment "the one" was not closed: ${2 * PAGE} bytes .* are lost \\(pages 0 and 5\\)$`,
+        'm',
+      ),
     );
     assert.equal(left.stderr.match(/the one/g)?.length, 1, left.stderr);
     const exited = await runNode(writer, [backend, 'process.exit'], { timeoutMs: 15_000 });
@@ -286,9 +289,31 @@ onEachWritableBackend(
     const collected = await run(process.execPath, ['--expose-gc', writer, backend, 'collected'], { timeoutMs: 30_000 });
     assert.equal(collected.code, 0, collected.stderr);
     assert.match(collected.stderr, /\[ERR_PAGEFAULT_UNFLUSHED\] PagefaultWarning: segment "the one" was collected/);
-    assert.match(collected.stderr, new RegExp(`${PAGE} bytes`));
+    assert.match(collected.stderr, new RegExp(`${PAGE} bytes .* are lost \\(page 0\\)$`, 'm'));
   },
 );
+
+/** Pages that are written, and what the line at exit calls them. */
+const leftPages = [
+  ['7', 'page 7'],
+  ['3,1,2', 'pages 1-3'],
+  ['9,0,1,2,3', 'pages 0-3 and 9'],
+  ['0,2,4,6', 'pages 0, 2, 4 and 6'],
+  ['0,2,4,6,8', 'pages 0, 2, 4, 6 and 1 more'],
+  ['63,20,21,22,0,1,2,3,7,11,13,30,40,41,42,43', 'pages 0-3, 7, 11, 13 and 9 more'],
+] as const;
+
+onEachWritableBackend('the line at exit names the first pages that are lost, and counts the rest', async (backend) => {
+  for (const [pages, named] of leftPages) {
+    const { code, stderr } = await runNode(writer, [backend, 'left', pages], { timeoutMs: 30_000 });
+    const bytes = pages.split(',').length * PAGE;
+    assert.equal(code, 0, stderr);
+    assert.equal(
+      stderr,
+      `pagefault: segment "the one" was not closed: ${bytes} bytes that were written to it since the last flush are lost (${named})\n`,
+    );
+  }
+});
 
 test('stores that cannot write are refused in a sentence', async () => {
   const readOnly = { name: 'StoreError', code: 'ERR_PAGEFAULT_STORE_READ_ONLY' };
