@@ -150,6 +150,42 @@ test('what was seen in one run of three is not loaded ahead', async () => {
   assert.equal((await readWorkingSet(workingSet)).recordings, 3);
 });
 
+test('however many runs are recorded, each counts, and what they need no more is left out in time', async () => {
+  const RUNS = 40;
+  const store = file(patternFile(PAGES * PAGE));
+  const record = temporaryPath();
+  /** What a run touches: pages that all need, that every other one needs, that only the first or the last half needs, and one of its own. */
+  const touched = (i: number): number[] => [1, 2, ...(i % 2 === 0 ? [50] : []), i < RUNS / 2 ? 60 : 70, 100 + 2 * i];
+  const replayed = async (path: string): Promise<number[]> => {
+    const there: number[] = [];
+    await run(store, { workingSet: { replay: path } }, async (segment) => {
+      await segment.workingSet?.loadedAhead;
+      for (let page = 0; page < PAGES; page++) {
+        const { faults } = segment.stats();
+        touch(segment, [page]);
+        if (segment.stats().faults === faults) there.push(page);
+      }
+    });
+    return there;
+  };
+  for (let i = 0; i < RUNS; i++) {
+    await run(store, { workingSet: { record } }, (segment) => touch(segment, touched(i)));
+    if (i === RUNS / 2 - 1) assert.deepEqual(await replayed(record), [1, 2, 50, 60]);
+  }
+  const set = await readWorkingSet(record);
+  assert.deepEqual([set.recordings, set.dropped], [RUNS, 0]);
+  const { pages, seen } = toPages(set.runs);
+  const counts = new Map(Array.from(pages, (page, i) => [page, seen[i]]));
+  assert.deepEqual(
+    [1, 2, 50, 60, 70].map((page) => counts.get(page)),
+    [RUNS, RUNS, ...Array(3).fill(RUNS / 2)],
+  );
+  assert.equal(counts.size, 5 + RUNS);
+  for (let i = 0; i < RUNS; i++) assert.equal(counts.get(100 + 2 * i), 1);
+  await run(store, { workingSet: { record } }, (segment) => touch(segment, [1, 2, 70]));
+  assert.deepEqual(await replayed(record), [1, 2, 70]); // 50 and 60 were in 20 of 41
+});
+
 test('a cap bounds what is recorded and what is loaded ahead', async () => {
   const store = file(patternFile(PAGES * PAGE));
   const record = temporaryPath();
