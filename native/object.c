@@ -130,22 +130,33 @@ int pf_object_create(uint64_t length, pf_object_t **out) {
   return 0;
 }
 
-/* Whether it is what pf_object_create makes, and stays so. Other memory might be cut off under our feet, or be pages of another size. */
-static bool is_ours(int fd, header_t *header) {
+/* 0 when it is what pf_object_create makes, and stays so; -EINVAL when not: other memory might be cut off under our feet, or be pages of another size. Other -errno: it
+ * cannot be told now. */
+static int look_at(int fd, header_t *header) {
   struct stat now;
   struct statfs system;
   int needed = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL, seals = fcntl(fd, F_GET_SEALS);
+  if (seals < 0 || (seals & (needed | F_SEAL_WRITE)) != needed) {
+    return -EINVAL;
+  }
+  if (fstatfs(fd, &system) != 0 || fstat(fd, &now) != 0) {
+    return -errno;
+  }
   off_t page = (off_t)pf_os_page_size();
-  return seals >= 0 && (seals & (needed | F_SEAL_WRITE)) == needed && fstatfs(fd, &system) == 0 && system.f_type == TMPFS && fstat(fd, &now) == 0 &&
-         now.st_size > page && pread(fd, header, sizeof *header, now.st_size - page) == sizeof *header && header->magic == MAGIC &&
-         header->page_size == pf_os_page_size() && header->length > 0 && header->length <= (uint64_t)now.st_size &&
-         size_for(header->length) == (size_t)now.st_size;
+  ssize_t got = system.f_type != TMPFS || now.st_size <= page ? 0 : pread(fd, header, sizeof *header, now.st_size - page);
+  if (got < 0) {
+    return -errno;
+  }
+  bool ours = got == sizeof *header && header->magic == MAGIC && header->page_size == pf_os_page_size() && header->length > 0 &&
+              header->length <= (uint64_t)now.st_size && size_for(header->length) == (size_t)now.st_size;
+  return ours ? 0 : -EINVAL;
 }
 
 int pf_object_adopt(int fd, pf_object_t **out) {
   header_t header;
-  if (!is_ours(fd, &header)) {
-    return -EINVAL;
+  int err = look_at(fd, &header);
+  if (err != 0) {
+    return err;
   }
   pf_object_t *object = calloc(1, sizeof *object);
   if (object == NULL) {
@@ -154,7 +165,7 @@ int pf_object_adopt(int fd, pf_object_t **out) {
   object->lock_fd = -1;
   atomic_init(&object->holders, 1);
   object->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  int err = object->fd < 0 ? -errno : set_up(object, header.length);
+  err = object->fd < 0 ? -errno : set_up(object, header.length);
   if (err != 0) {
     free_object(object);
     return err;

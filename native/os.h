@@ -108,6 +108,8 @@ int pf_uffd_handshake(int fd, uint64_t features, uint64_t *offered, uint64_t *io
 int pf_uffd_register(int fd, uint64_t addr, uint64_t len, uint64_t mode, uint64_t *ioctls);
 int pf_uffd_unregister(int fd, uint64_t addr, uint64_t len);
 int pf_uffd_wake(int fd, uint64_t addr, uint64_t len);
+/* The same for threads that nothing else wakes, and that would wait for ever: tried again where it fails. */
+int pf_uffd_rouse(int fd, uint64_t addr, uint64_t len);
 int pf_uffd_write_protect(int fd, uint64_t addr, uint64_t len, uint64_t mode);
 /* These return the bytes that were done, from the start, which may be fewer than `len`; -errno when there were none. */
 int64_t pf_uffd_copy(int fd, uint64_t to, uint64_t from, uint64_t len, uint64_t mode);

@@ -257,7 +257,7 @@ int pf_own_uffd_wake(pf_own_t which, void *addr, size_t len) {
 #if defined(__SANITIZE_THREAD__)
   __tsan_release(&pf__told);
 #endif
-  return pf_uffd_wake(descriptor(which), (uintptr_t)addr, len);
+  return pf_uffd_rouse(descriptor(which), (uintptr_t)addr, len);
 }
 
 /* --- ranges ---------------------------------------------------------------------------------------------------------------- */

@@ -12,7 +12,7 @@
 static inline uint64_t pf_peer_page_size(const pf_peer_t *peer) { return 1ULL << peer->page_shift; }
 
 /* Whoever waits for one of these pages asks again. */
-static inline void pf_peer_wake(const pf_peer_t *peer, uint64_t address, uint64_t length) { pf_uffd_wake(peer->uffd, address, length); }
+static inline void pf_peer_wake(const pf_peer_t *peer, uint64_t address, uint64_t length) { pf_uffd_rouse(peer->uffd, address, length); }
 
 /* The area of an address, or NULL. */
 const pf_area_t *pf_area_at(const pf_peer_t *peer, uint64_t address);

@@ -43,8 +43,8 @@ void pf_peers_tell(pf_peer_t *peer, pf_peer_event_t event, uint64_t offset, pf_w
   size_t most = event == PF_PEER_PAGE_FAILED ? NOTES_OF_PAGES : NOTES; /* the others come once or twice a peer */
   if (owner->used && owner->count < most) {
     owner->notes[(owner->first + owner->count++) % NOTES] = (pf_note_t){peer->id, offset, event, why};
-    ssize_t ignored = write(owner->fd, &one, sizeof one);
-    (void)ignored;
+    while (write(owner->fd, &one, sizeof one) < 0 && errno == EINTR) { /* else nobody would hear of it before the next note */
+    }
   }
   pf_unlock(&notes_lock);
 }
@@ -148,6 +148,15 @@ unsigned pf_peers_turn(pf_peer_t *peer) {
   return turn.served;
 }
 
+/* It is heard of once for each time that this is done. Where there is no memory for that now, nobody would hear of it
+ * ever again, and so it is looked after without. */
+static void arm_again(pf_peer_t *peer) {
+  while (!peer->gone && !atomic_load(&peer->closing) && arm(peer, EPOLL_CTL_MOD, OF_UFFD) == -ENOMEM) {
+    pf_sleep_until(pf_now_ns() + LATER_NS);
+    pf_peers_turn(peer);
+  }
+}
+
 static bool attend(uint64_t key) {
   pf_peer_t *peer = take(key >> 1);
   unsigned served = 0;
@@ -160,9 +169,7 @@ static bool attend(uint64_t key) {
     pf_unlock(&peer->lock);
   } else {
     served = pf_peers_turn(peer);
-    if (!peer->gone && !atomic_load(&peer->closing)) {
-      arm(peer, EPOLL_CTL_MOD, OF_UFFD);
-    }
+    arm_again(peer);
   }
   pf_peers_drop(peer);
   return served > 0;
@@ -245,10 +252,10 @@ static int start(unsigned threads) {
 
 int pf_peers_open(unsigned threads, uint32_t *number, int *note_fd) {
   sigset_t before;
-  int err = -EMFILE, fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  int err = -EMFILE, fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), fd_err = -errno;
   pf_note_t *notes = malloc(NOTES * sizeof *notes);
   if (fd < 0 || notes == NULL) {
-    err = fd < 0 ? -errno : -ENOMEM;
+    err = fd < 0 ? fd_err : -ENOMEM;
     goto failed;
   }
   pf_mask_signals(&before);

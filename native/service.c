@@ -44,6 +44,7 @@
 #define LEAST_BUSY_NS 4000ULL
 #define STUCK_NS 200000000ULL  /* a leader that has been at one fault for so long should have handed over */
 #define BAR_NS 2000000000ULL   /* how long the kernel may have no mapping for a bar */
+#define BLIND_NS 1000000ULL    /* between two looks, where the kernel does not tell when there is something to see */
 #define WAITERS 15             /* threads that are noted for one page; others hear by asking again */
 
 typedef struct service service_t;
@@ -395,7 +396,9 @@ static void next_request(server_t *self, request_t *out) {
       continue;
     }
     self->slept_at = pf_now_ns();
-    poll(&readable, 1, -1);
+    if (poll(&readable, 1, -1) < 0 && errno != EINTR) { /* EINVAL where RLIMIT_NOFILE is 0: looking again at once would take a CPU for itself */
+      pf_sleep_until(pf_now_ns() + BLIND_NS);
+    }
     if (pf_now_ns() - self->slept_at < 2 * BUSY_NS) {
       self->window_ns = BUSY_NS;
     }

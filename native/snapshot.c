@@ -130,8 +130,9 @@ static int add_layer(pf_snapshot_t *snapshot, int from) {
   if (layer->fd < 0) {
     return -errno;
   }
-  if (lseek(layer->fd, 0, SEEK_END) != (off_t)snapshot->length) {
-    return -EINVAL;
+  off_t end = lseek(layer->fd, 0, SEEK_END);
+  if (end != (off_t)snapshot->length) {
+    return end < 0 ? -errno : -EINVAL;
   }
   void *mapped = mmap(NULL, snapshot->length, PROT_READ, MAP_SHARED | MAP_NORESERVE, layer->fd, 0);
   if (mapped == MAP_FAILED) {

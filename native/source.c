@@ -35,16 +35,32 @@ static bool same_content(const pf_identity_t *a, const pf_identity_t *b, bool wr
          (written || (a->mtime_s == b->mtime_s && a->mtime_ns == b->mtime_ns));
 }
 
+static bool is_permanent(int err) {
+  return err == EBADF || err == EISDIR || err == EINVAL || err == EFAULT || err == EOVERFLOW || err == ESPIPE;
+}
+
 int pf_source_identify(pf_source_t *source) { return identity_of(source->fd, &source->identity[atomic_load(&source->current)]); }
+
+/* Whether the file's name leads to another one by now. A name that leads nowhere does not: the file was unlinked, or is out of our reach. -errno: that cannot be told
+ * now, and to take it for no would be to read, or write, a file that nobody will open again. */
+static int other_at_path(const pf_source_t *source, const pf_identity_t *known) {
+  struct stat at_path;
+  if (stat(source->path, &at_path) == 0) {
+    return at_path.st_dev != known->device || at_path.st_ino != known->inode;
+  }
+  return errno == ENOENT || errno == ENOTDIR || errno == EACCES || errno == ELOOP || errno == ENAMETOOLONG ? 0 : -errno;
+}
 
 int pf_source_rebase(pf_source_t *source) {
   if (source->kind != PF_SOURCE_FILE) {
     return 0;
   }
-  struct stat at_path;
   uint32_t next = atomic_load(&source->current) ^ 1;
-  const pf_identity_t *known = &source->identity[next ^ 1];
-  if (stat(source->path, &at_path) == 0 && (at_path.st_dev != known->device || at_path.st_ino != known->inode)) {
+  int other = other_at_path(source, &source->identity[next ^ 1]);
+  if (other < 0) {
+    return other;
+  }
+  if (other > 0) {
     int fd = open(source->path, (source->written ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     if (fd < 0) {
       return -errno;
@@ -62,22 +78,19 @@ int pf_source_rebase(pf_source_t *source) {
   return err;
 }
 
-/* True when the open file is still what was mapped. A file that was only unlinked is; one that another took the place of is not. */
-static bool file_unchanged(const pf_source_t *source) {
+/* PF_OK when the open file is still what was mapped. A file that was only unlinked is; one that another took the place of is not. `otherwise`: the code where that cannot
+ * be told, with the errno. */
+static pf_why_t look_at(const pf_source_t *source, pf_code_t otherwise) {
   const pf_identity_t *mapped = &source->identity[atomic_load_explicit(&source->current, memory_order_acquire)];
   pf_identity_t now;
-  if (identity_of(source->fd, &now) != 0 || !same_content(mapped, &now, source->written)) {
-    return false;
+  int err = identity_of(source->fd, &now);
+  bool same = err == 0 && same_content(mapped, &now, source->written);
+  if (same && !now.linked && mapped->linked) {
+    int other = other_at_path(source, &now);
+    err = other < 0 ? other : 0;
+    same = other == 0;
   }
-  if (now.linked || !mapped->linked) {
-    return true;
-  }
-  struct stat at_path;
-  return stat(source->path, &at_path) != 0 || (at_path.st_dev == now.device && at_path.st_ino == now.inode);
-}
-
-static bool is_permanent(int err) {
-  return err == EBADF || err == EISDIR || err == EINVAL || err == EFAULT || err == EOVERFLOW || err == ESPIPE;
+  return err != 0 ? (pf_why_t){.code = otherwise, .err = -err} : (pf_why_t){.code = same ? PF_OK : PF_E_CHANGED};
 }
 
 /* What the page cache has is read at once (RWF_NOWAIT, 4.14); for the rest the caller may have to wait. */
@@ -101,7 +114,9 @@ static bool read_file(const pf_source_t *source, uint64_t offset, uint8_t *into,
     if (n > 0) {
       got += (size_t)n;
     } else if (n == 0) {
-      *why = (pf_why_t){.code = source->check && !file_unchanged(source) ? PF_E_CHANGED : PF_E_SHORT};
+      *why = source->check ? look_at(source, PF_E_STORE) : (pf_why_t){0};
+      *permanent = why->code != PF_E_STORE || is_permanent(why->err);
+      why->code = why->code == PF_OK ? PF_E_SHORT : why->code;
       return false;
     } else if (errno != EINTR) {
       *why = (pf_why_t){.code = PF_E_STORE, .err = errno};
@@ -110,11 +125,9 @@ static bool read_file(const pf_source_t *source, uint64_t offset, uint8_t *into,
     }
   }
   /* After the read: what was read before a change is the mapped content, what was read after it is not, and here both fail. */
-  if (source->check && !file_unchanged(source)) {
-    *why = (pf_why_t){.code = PF_E_CHANGED};
-    return false;
-  }
-  return true;
+  *why = source->check ? look_at(source, PF_E_STORE) : (pf_why_t){0};
+  *permanent = why->code != PF_E_STORE || is_permanent(why->err);
+  return why->code == PF_OK;
 }
 
 /* The bytes may be paged themselves, and the thread that copies them would be their faults' own. */
@@ -147,11 +160,11 @@ bool pf_source_read(const pf_source_t *source, uint64_t offset, uint8_t *into, s
 /* Before a write: writing behind the end of a file that was cut off would make a hole of what somebody else took away, and a file that another took the
  * place of is one that nobody will open again. A file that is cut off between the look and the write is not noticed. */
 bool pf_source_look(const pf_source_t *source, pf_why_t *why) {
-  if (source->kind != PF_SOURCE_FILE || !source->check || file_unchanged(source)) {
+  if (source->kind != PF_SOURCE_FILE || !source->check) {
     return true;
   }
-  *why = (pf_why_t){.code = PF_E_CHANGED};
-  return false;
+  *why = look_at(source, PF_E_WRITE);
+  return why->code == PF_OK;
 }
 
 static bool write_file(const pf_source_t *source, uint64_t offset, const uint8_t *from, size_t len, pf_why_t *why) {

@@ -134,8 +134,13 @@ static bool wait_until_ready(const transfer_t *transfer, short what) {
     if (must_stop(transfer->job)) {
       return false;
     }
-    if (transfer->file || poll(&look, 1, LOOK_MS) != 0) { /* an error shows again when it is read or written */
+    int ready = transfer->file ? 1 : poll(&look, 1, LOOK_MS); /* an error of the descriptor shows again when it is read or written */
+    if (ready > 0) {
       return true;
+    }
+    if (ready < 0 && errno != EINTR) { /* to try would be to wait in the kernel, where nobody can call it off: EINVAL where RLIMIT_NOFILE is 0 */
+      transfer->job->fd_errno = errno;
+      return false;
     }
   }
 }

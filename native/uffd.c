@@ -79,6 +79,18 @@ int pf_uffd_wake(int fd, uint64_t addr, uint64_t len) {
   return ioctl(fd, PF_UFFDIO_WAKE, &range) == 0 ? 0 : -errno;
 }
 
+/* So often, before it is given up: a filter of system calls may refuse one and let the next one pass. */
+#define ROUSINGS 64
+
+int pf_uffd_rouse(int fd, uint64_t addr, uint64_t len) {
+  int err = pf_uffd_wake(fd, addr, len);
+  for (int tries = 1; err != 0 && tries < ROUSINGS; tries++) {
+    sched_yield();
+    err = pf_uffd_wake(fd, addr, len);
+  }
+  return err;
+}
+
 int pf_uffd_write_protect(int fd, uint64_t addr, uint64_t len, uint64_t mode) {
   struct pf_uffdio_writeprotect range = {.range = {.start = addr, .len = len}, .mode = mode};
   return ioctl(fd, PF_UFFDIO_WRITEPROTECT, &range) == 0 ? 0 : -errno;
@@ -159,7 +171,7 @@ static int64_t copy_zeroes(const pf_uffd_job_t *job, uint64_t at, uint64_t len) 
 /* Whoever waits on pages that were there already: nothing else would wake them. */
 static void wake_present(const pf_uffd_job_t *job, uint64_t from, uint64_t end) {
   if (from < end && (job->mode & PF_UFFDIO_COPY_MODE_DONTWAKE) == 0) {
-    pf_uffd_wake(job->fd, job->to + from, end - from);
+    pf_uffd_rouse(job->fd, job->to + from, end - from);
   }
 }
 

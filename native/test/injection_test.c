@@ -127,7 +127,7 @@ static void try_page(stage_t *stage, uint64_t page) {
   } else {
     stage->denied++;
     EXPECT(why.code == PF_E_STORE || why.code == PF_E_NO_MEMORY || why.code == PF_E_SYSTEM || why.code == PF_E_BUDGET ||
-           why.code == PF_E_CHANGED || why.code == PF_E_TIMEOUT);
+           why.code == PF_E_TIMEOUT);
   }
   pf_page_unhold(stage->region, page);
 }
