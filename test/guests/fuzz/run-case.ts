@@ -80,7 +80,8 @@ function wrongStats(of: Case, process_: PagedProcess, tally: Tally): string | un
   if (tally.count['evicted'] !== undefined && tally.count['evicted'] !== stats.evictions) return 'events of evictions';
   if ((tally.count['region'] ?? 0) !== process_.regions.length) return 'events of regions';
   const always = of.strategy === 'budget' && of.switches.length === 0 && (of.what & 11) === 0;
-  const limit = Math.max(Math.floor(of.resident / size), 4 + 2 * (of.threads + 1));
+  // Each thread that faulted lately has room of its own, also those of earlier rounds, which are over.
+  const limit = Math.max(Math.floor(of.resident / size), 4 + 2 * of.threads * of.rounds);
   return always && tally.most > limit ? `${tally.most} pages at once in a budget of ${limit}` : undefined;
 }
 
