@@ -15,6 +15,8 @@ import { keepingModule, onEachWritableBackend, PAGE, whileOpen, writable, writab
 
 const writer = fileURLToPath(new URL('../fixtures/writing.js', import.meta.url));
 const SOON = { faultTimeoutMs: 300 };
+/** Long enough for a Worker that does not get its CPU for a while: else the write is late, whatever its store says. */
+const LATER = { faultTimeoutMs: 1000 };
 
 const refusals = [
   ['write', 'throw', 'ERR_PAGEFAULT_STORE_WRITE', /write threw at \d+/],
@@ -210,7 +212,7 @@ for (const way of ['throw', 'permanent', 'reject', 'never'] as const) {
     `onWrite that does "${way}" refuses the write, and the page stays as it is`,
     async (backend) => {
       await whileOpen(
-        await writable(backend, 'custom onWrite', 8 * PAGE, SOON),
+        await writable(backend, 'custom onWrite', 8 * PAGE, LATER),
         async ({ segment, bytes, model, control }) => {
           assert.equal(bytes[PAGE], model[PAGE]);
           control.set('onWrite', way);
