@@ -15,8 +15,8 @@ import { keepingModule, onEachWritableBackend, PAGE, whileOpen, writable, writab
 
 const writer = fileURLToPath(new URL('../fixtures/writing.js', import.meta.url));
 const SOON = { faultTimeoutMs: 300 };
-/** Long enough for a Worker that does not get its CPU for a while: else the write is late, whatever its store says. */
-const LATER = { faultTimeoutMs: 1000 };
+/** Longer, for a Worker that does not get its CPU for a while: else the write is late, whatever its store says. */
+const LATER = { faultTimeoutMs: 600 };
 
 const refusals = [
   ['write', 'throw', 'ERR_PAGEFAULT_STORE_WRITE', /write threw at \d+/],

@@ -189,12 +189,12 @@ test('whatever is thrown, the order ends once and its place is free again', asyn
       const read = (offset: number, into: Uint8Array): never =>
         (reads++ === 0 || offset === 0 ? way(value) : fill(offset, into)) as never;
       const { core, number } = serve({ concurrency: 1, read });
-      core.dispatch(0, number, 0, PAGE, 0, 30);
+      core.dispatch(0, number, 0, PAGE, 0, 100);
       while (core.failed.length === 0) await sleep(5);
       assert.equal(core.failed[0]?.slot, 0);
       assert.equal(core.failed[0]?.code, 'ERR_PAGEFAULT_STORE');
       assert.equal(core.dispatch(0, number, PAGE, PAGE, 0, 1000), PAGE, 'the place is free');
-      await sleep(40);
+      await sleep(110);
       assert.equal(core.failed.length, 1, 'its deadline does not fail what has the slot now');
     }
   }
