@@ -67,7 +67,7 @@ const LATE_MS = 20_000;
 
 test(`replaced handlers are noticed within pollIntervalMs, a second by default [${backends.join(', ')}]`, async () => {
   const script = fileURLToPath(new URL('../fixtures/noticed.js', import.meta.url));
-  const all = backends.map((backend) => runNode(script, [backend, '100'], { timeoutMs: 240_000 }));
+  const all = backends.map((backend) => runNode(script, [backend, '100'], { timeoutMs: 90_000 }));
   for (const { code, signal, stdout, stderr } of await Promise.all(all)) {
     assert.equal(code, 0, `${signal} ${stderr} ${stdout}`);
     const { usual, often, told } = JSON.parse(stdout) as Noticed;
