@@ -162,9 +162,11 @@ async function linkAndRun(test, variant) {
     report(`link ${what}`, linked);
     return;
   }
+  const begun = performance.now();
   const result = await runTest(binary, variant);
+  const seconds = ((performance.now() - begun) / 1000).toFixed(1);
   const counts = /\d+ passed, \d+ failed.*$/m.exec(result.output);
-  report(what, result, counts === null ? '' : `: ${counts[0]}`);
+  report(what, result, counts === null ? '' : `: ${counts[0]}, ${seconds} s`);
   const reported = /(Address|Leak|Thread|UndefinedBehavior)Sanitizer|runtime error:/.test(result.output);
   if (result.failure?.startsWith('exit code') && !reported) suspects.push({ what, binary, variant, result });
 }

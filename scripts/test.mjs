@@ -29,13 +29,15 @@ const unwanted = process.argv.slice(2).flatMap((argument) => {
   return argument.startsWith(EXCEPT) ? argument.slice(EXCEPT.length).split(',') : [];
 });
 const wanted = process.argv.slice(2).filter((argument) => !argument.startsWith('-'));
+/** Begun first, so that nothing of theirs is left when all else has ended. */
+const isLong = (name) => /^(torture|signals)\//.test(name);
 const files = readdirSync(compiled, { recursive: true })
   .filter((name) => name.endsWith('.test.js'))
   // A file whose source has gone is a leftover of an earlier compilation.
   .filter((name) => existsSync(join(root, 'test', name.replace(/\.js$/, '.ts'))))
   .filter((name) => wanted.length === 0 || wanted.some((part) => name.includes(part)))
   .filter((name) => !unwanted.some((part) => name.includes(part)))
-  .sort()
+  .sort((a, b) => Number(isLong(b)) - Number(isLong(a)) || (a < b ? -1 : 1))
   .map((name) => relative(root, join(compiled, name)));
 if (files.length === 0) {
   console.error(`pagefault: no test file matches ${wanted.join(', ')}.`);
