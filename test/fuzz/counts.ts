@@ -34,3 +34,29 @@ export function wrongCounts(
   }
   return undefined;
 }
+
+/** What `withinBudget` looks at. */
+interface Charged {
+  readonly segment: Segment;
+  /** Of its budget; undefined: it has none. */
+  readonly limit: number | undefined;
+  readonly plan: { readonly pageSize: number; readonly resident: number | 'shared' | undefined };
+  /** Those that share the case's budget. */
+  readonly peers: readonly Charged[];
+  readonly mostPinned: number;
+}
+
+/** What is wrong with what is charged to a segment's budget, at any time, while so many further threads touch pages. */
+export function wrongCharge(charged: Charged, threads: number): string | undefined {
+  const { budgetBytes, budgetLimit } = charged.segment.stats();
+  const { limit } = charged;
+  if (limit === undefined) return budgetBytes === 0 ? undefined : `${budgetBytes} bytes charged without a budget`;
+  if (budgetLimit !== limit) return `stats().budgetLimit is ${budgetLimit}, not ${limit}`;
+  const members = charged.plan.resident === 'shared' ? charged.peers : [charged];
+  const pinned = members.reduce((sum, { mostPinned, plan }) => sum + mostPinned * plan.pageSize, 0);
+  // One instruction may need four pages, and in each further thread two.
+  const needed = (4 + 2 * threads) * Math.max(...members.map(({ plan }) => plan.pageSize));
+  const most = Math.max(limit, pinned + needed);
+  if (budgetBytes > most) return `${budgetBytes} bytes are charged to a budget of ${limit}, which may hold ${most}`;
+  return undefined;
+}

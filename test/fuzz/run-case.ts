@@ -9,7 +9,7 @@ import type { Given } from '../helpers/memories.js';
 import { temporaryPath } from '../helpers/stores.js';
 import { access, describe, type Fails, rangeOf, type Subject, wrongError } from './access.js';
 import { type Case, changes, isCustom, type Op, type SegmentPlan } from './case.js';
-import { pagesIn, STATE, wrongCounts } from './counts.js';
+import { pagesIn, STATE, wrongCharge, wrongCounts } from './counts.js';
 import { lend, takeBack } from './lent.js';
 import type { FuzzStoreOptions } from './store.js';
 import { Threads } from './threads.js';
@@ -379,17 +379,7 @@ class Tested implements Subject {
 
   /** At any time. */
   withinBudget(): string | undefined {
-    const { budgetBytes, budgetLimit } = this.segment.stats();
-    const { limit } = this;
-    if (limit === undefined) return budgetBytes === 0 ? undefined : `${budgetBytes} bytes charged without a budget`;
-    if (budgetLimit !== limit) return `stats().budgetLimit is ${budgetLimit}, not ${limit}`;
-    const members = this.plan.resident === 'shared' ? this.peers : [this];
-    const pinned = members.reduce((sum, { mostPinned, plan }) => sum + mostPinned * plan.pageSize, 0);
-    // One instruction may need four pages, and in each further thread two.
-    const needed = (4 + 2 * this.#case.threads.length) * Math.max(...members.map(({ plan }) => plan.pageSize));
-    const most = Math.max(limit, pinned + needed);
-    if (budgetBytes > most) return `${budgetBytes} bytes are charged to a budget of ${limit}, which may hold ${most}`;
-    return undefined;
+    return wrongCharge(this, this.#case.threads.length);
   }
 
   /** Heals all, and compares every byte. */

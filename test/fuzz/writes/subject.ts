@@ -8,7 +8,7 @@ import { PAGE_STATE } from '#dist/native/binding.js';
 import { probe } from '#dist/native/load.js';
 import { makeMemory, WASM_PAGE } from '../../fixtures/wasm.js';
 import { backends, temporaryPath } from '../../helpers/stores.js';
-import { STATE, wrongCounts } from '../counts.js';
+import { STATE, wrongCharge, wrongCounts } from '../counts.js';
 import type { Case, SegmentPlan } from './case.js';
 import { BROKEN, Ledger } from './ledger.js';
 import { Model } from './model.js';
@@ -273,17 +273,6 @@ export class Subject {
 
   /** At any time. */
   withinBudget(): string | undefined {
-    const { budgetBytes, budgetLimit } = this.segment.stats();
-    const { limit } = this;
-    if (limit === undefined) return budgetBytes === 0 ? undefined : `${budgetBytes} bytes charged without a budget`;
-    if (budgetLimit !== limit) return `stats().budgetLimit is ${budgetLimit}, not ${limit}`;
-    const members = this.plan.resident === 'shared' ? this.peers : [this];
-    const pinned = members.reduce((sum, { mostPinned, plan }) => sum + mostPinned * plan.pageSize, 0);
-    // One instruction may need four pages, and in each further thread two.
-    const needed = (4 + 2 * this.of.threads.length) * Math.max(...members.map(({ plan }) => plan.pageSize));
-    const most = Math.max(limit, pinned + needed);
-    return budgetBytes > most
-      ? `${budgetBytes} bytes are charged to a budget of ${limit}, which may hold ${most}`
-      : undefined;
+    return wrongCharge(this, this.of.threads.length);
   }
 }
