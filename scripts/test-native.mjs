@@ -11,10 +11,11 @@
 // The compiler is $CC, else cc. Exits 1 if anything does not compile, fails, or takes longer than two minutes.
 
 import { execFile } from 'node:child_process';
-import { appendFileSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { AGAIN, MAY_REPEAT, say } from './again.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const nativeDir = join(root, 'native');
@@ -85,8 +86,6 @@ async function runTest(binary, variant) {
   return run('setarch', ['-R', binary], runTimeoutMs);
 }
 
-const AGAIN = '--again';
-const MAY_REPEAT = 3; // tests; more of them fail for a reason of their own
 const again = process.argv.includes(AGAIN);
 const wanted = process.argv.slice(2).filter((argument) => argument !== AGAIN);
 const sources = readdirSync(nativeDir)
@@ -183,9 +182,9 @@ if (again && suspects.length === failures && failures <= MAY_REPEAT) {
     report(`${what}, with nothing beside`, second);
     if (second.failure !== null) continue;
     failures--;
-    const text = `# ${what} failed beside other tests (${result.failure}), and passed alone: to be looked at\n${indented(result.output)}\n`;
-    process.stdout.write(text);
-    if (process.env.PAGEFAULT_FAILURES) appendFileSync(process.env.PAGEFAULT_FAILURES, text);
+    say(
+      `# ${what} failed beside other tests (${result.failure}), and passed alone: to be looked at\n${indented(result.output)}\n`,
+    );
   }
 }
 if (failures > 0) console.log(`${failures} failed`);

@@ -6,10 +6,11 @@
 // them, and those that pass then are named and do not fail the run: thousands of tests that race threads against clocks
 // need that on a machine shared with others. A process that died or hung is not run again.
 import { spawnSync } from 'node:child_process';
-import { appendFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { AGAIN, MAY_REPEAT, say } from './again.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const compiled = join(root, 'build', 'test');
@@ -19,8 +20,6 @@ if (!existsSync(compiled)) {
 }
 
 const EXCEPT = '--except=';
-const AGAIN = '--again';
-const MAY_REPEAT = 3; // files; more of them fail for a reason of their own
 const again = process.argv.includes(AGAIN);
 const options = process.argv
   .slice(2)
@@ -70,14 +69,12 @@ function run(names, concurrency) {
   return { status: result.status ?? 1, failed };
 }
 
-/** Says again what failed, after the totals, and to the file that PAGEFAULT_FAILURES names. */
+/** Says again what failed, after the totals. */
 function tell(heading, failed) {
   const told = failed.map(({ name, file, error }) => {
     return `# ${file}: ${name}\n${error.split('\n').slice(0, 30).join('\n').replace(/^/gm, '#     ')}\n`;
   });
-  const text = `\n# Node ${process.versions.node}, ${heading}\n${told.join('')}`;
-  process.stdout.write(text);
-  if (process.env.PAGEFAULT_FAILURES) appendFileSync(process.env.PAGEFAULT_FAILURES, text);
+  say(`\n# Node ${process.versions.node}, ${heading}\n${told.join('')}`);
 }
 
 let { status, failed } = run(files, 2 * availableParallelism());
