@@ -21,6 +21,8 @@
 
 #define COPIES 16
 #define NEAR 2048 /* bytes of stack between a handler and the frame that the kernel made for it */
+#define CODES_FROM (-128) /* si_code: the kernel's lie from SI_ASYNCNL, -60, to SI_KERNEL, 128 */
+#define CODES_TO 255
 
 static pf_lock_t lock;          /* not in a handler */
 static _Atomic unsigned wanted; /* how many of the handlers are needed so far */
@@ -94,17 +96,36 @@ static bool handle_all(unsigned which, siginfo_t *info, void *context) {
 /* The kernel looks at the pointer before it looks at what is to be done with it. */
 static bool is_readable(const void *at) { return syscall(SYS_rt_sigprocmask, ~0, at, NULL, 8) != -1 || errno != EFAULT; }
 
+/* Registers of a program: no bits where the architecture has none, addresses that a program can have. Code, text and what a stack once held are not like that. */
+static bool is_machine_state(const ucontext_t *uc) {
+#define ADDRESS_BITS 56
+#if defined(__x86_64__)
+  const greg_t *registers = uc->uc_mcontext.gregs;
+  uint64_t sp = (uint64_t)registers[REG_RSP], pc = (uint64_t)registers[REG_RIP];
+  return sp != 0 && (sp | pc) >> ADDRESS_BITS == 0 && (uint64_t)registers[REG_EFL] >> 32 == 0;
+#elif defined(__aarch64__)
+  const mcontext_t *state = &uc->uc_mcontext;
+  return state->sp != 0 && (state->sp | state->pc) >> ADDRESS_BITS == 0 && state->pstate >> 32 == 0 && (state->pstate & 31) == 0;
+#else
+  return true;
+#endif
+}
+
 /*
- * False: somebody who was told only the number (signal(), no SA_SIGINFO) handed it on to us, or installed our handler in that way; then the arguments are anything. The
- * thread goes on and faults again, until ours is in its place.
+ * False: somebody who was told only the number (signal(), no SA_SIGINFO) handed it on to us, or installed our handler in that way; then the arguments are anything: the
+ * kernel fills in no siginfo for such a handler, so that `info` may well lead to where it would be and hold half of an earlier one, and `context` is what that handler
+ * last had in the register. The thread goes on and faults again, until ours is in its place.
  */
 static bool is_told(unsigned which, const siginfo_t *info, const ucontext_t *uc) {
   uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+  if (info == NULL || uc == NULL || (uintptr_t)info % _Alignof(siginfo_t) != 0 || (uintptr_t)uc % _Alignof(ucontext_t) != 0) {
+    return false;
+  }
   if (((uintptr_t)info - here > NEAR || (uintptr_t)uc - here > NEAR) &&
       !(is_readable(info) && is_readable((const char *)(info + 1) - 8) && is_readable(uc) && is_readable(&uc->uc_sigmask))) {
     return false;
   }
-  if (info->si_signo != pf_number_of(which)) {
+  if (info->si_signo != pf_number_of(which) || info->si_code < CODES_FROM || info->si_code > CODES_TO || !is_machine_state(uc)) {
     return false;
   }
 #if defined(__x86_64__)

@@ -240,11 +240,13 @@ static void put_plain(void) {
   plain_saved[1] = signal(SIGBUS, plain);
 }
 
-static void *check_soon(void *data) {
-  while (atomic_load(&plain_calls) < 3 && !atomic_load(&has_page)) {
+#define ROUNDS 2400 /* of all kinds of rubbish, hundreds of each */
+
+/* Looks at the handlers when so many calls have come. */
+static void *check_after(void *calls) {
+  while (atomic_load(&plain_calls) < *(const int *)calls && !atomic_load(&has_page)) {
     sched_yield();
   }
-  (void)data;
   EXPECT_EQ(pf_signal_check(), 0);
   return NULL;
 }
@@ -254,13 +256,61 @@ static int told_only_the_number(pf_backend_t backend) {
   pf_region_t *region = known_region(backend);
   put_plain();
   pthread_t thread;
-  must(pthread_create(&thread, NULL, check_soon, NULL) == 0, "a thread");
+  int calls = 3;
+  must(pthread_create(&thread, NULL, check_after, &calls) == 0, "a thread");
   EXPECT_EQ(touch(region, PAGE), pattern(PAGE)); /* again and again, until ours is back */
   atomic_store(&has_page, 1);
   pthread_join(thread, NULL);
   EXPECT(atomic_load(&plain_calls) >= 3);
   EXPECT_EQ(pf_signal_reinstalls(), 2);
   expect_order("1"); /* it is asked some times, does nothing, and is passed over */
+  return result();
+}
+
+/* What the registers hold when such a handler calls ours: nothing, or places that have been written before. */
+static siginfo_t stale_info;
+static const void *contexts[8];
+static uint64_t rubbish[512];
+static uint64_t plain_seed = 1;
+
+static void plain_with_rubbish(int number) {
+  int round = atomic_fetch_add(&plain_calls, 1);
+  if (round >= ROUNDS) {
+    plain_saved[number == SIGBUS](number);
+    return;
+  }
+  void (*ours)(int, siginfo_t *, void *);
+  memcpy(&ours, &plain_saved[number == SIGBUS], sizeof ours);
+  for (size_t i = 0; i < sizeof rubbish / sizeof *rubbish; i++) {
+    rubbish[i] = random_next(&plain_seed);
+  }
+  memcpy(&stale_info, rubbish, sizeof stale_info);
+  stale_info.si_signo = number;
+  stale_info.si_code = round % 3 == 0 ? (int)random_next(&plain_seed) : round % 3 == 1 ? SEGV_ACCERR : SI_USER;
+  ours(number, &stale_info, (void *)(uintptr_t)contexts[(size_t)round % (sizeof contexts / sizeof *contexts)]);
+}
+
+static int told_rubbish(pf_backend_t backend) {
+  put(first, 0, NULL);
+  pf_region_t *region = known_region(backend);
+  void (*ours)(int) = signal(SIGBUS, plain_with_rubbish);
+  plain_saved[0] = signal(SIGSEGV, plain_with_rubbish);
+  plain_saved[1] = ours;
+  uint8_t *zeroes = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *ones = malloc(PAGE);
+  memset(ones, 255, PAGE);
+  /* Its own address is what a handler holds that was compiled without optimization. */
+  const void *all[] = {(const void *)(uintptr_t)ours, zeroes, ones, rubbish, (const char *)rubbish + 1, NULL, no_access(), "text"};
+  memcpy(contexts, all, sizeof all);
+  pthread_t thread;
+  int rounds = ROUNDS;
+  must(pthread_create(&thread, NULL, check_after, &rounds) == 0, "a thread");
+  EXPECT_EQ(touch(region, PAGE), pattern(PAGE));
+  atomic_store(&has_page, 1);
+  pthread_join(thread, NULL);
+  EXPECT(atomic_load(&plain_calls) >= ROUNDS);
+  expect_order("1");
+  expect_own(region, 2);
+  free(ones);
   return result();
 }
 
@@ -592,7 +642,7 @@ static int crowded(pf_backend_t backend) {
 
 static const scenario_t scenarios[] = {
     {"in order", in_order}, {"taken off", taken_off}, {"once", once}, {"once for all", once_for_all}, {"unloaded", unloaded}, {"told only the number", told_only_the_number},
-    {"put back by signal", put_back_by_signal}, {"crash under plain", crash_under_plain}, {"again and again", again_and_again}, {"many", many},
+    {"told rubbish", told_rubbish}, {"put back by signal", put_back_by_signal}, {"crash under plain", crash_under_plain}, {"again and again", again_and_again}, {"many", many},
     {"cancelled", cancelled}, {"cancelled while reading", cancelled_while_reading}, {"small stack", small_stack}, {"crowded", crowded},
 };
 
@@ -602,6 +652,7 @@ WELL(test_once, "once")
 WELL(test_once_for_all, "once for all")
 WELL(test_unloaded, "unloaded")
 WELL(test_number_only, "told only the number")
+WELL(test_rubbish, "told rubbish")
 WELL(test_by_signal, "put back by signal")
 WELL(test_again, "again and again")
 WELL(test_many, "many")
@@ -627,6 +678,7 @@ int main(int count, char **arguments) {
   test_each("a handler whose library is gone is passed over", test_unloaded);
   for (pf_backend_t backend = PF_BACKEND_SIGNAL; backend < PF_BACKEND_THREAD; backend++) { /* with backend thread no fault of a page comes to a handler */
     test_on(backend, "a handler that hands on the number only stops nobody for good", test_number_only);
+    test_on(backend, "nor does one that leaves anything at all in the other registers", test_rubbish);
   }
   test_each("our handler put back by signal() is made whole", test_by_signal);
   test_each("a crash ends the process although a plain handler ignores it", test_crash_under_plain);
