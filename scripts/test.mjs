@@ -46,6 +46,20 @@ if (files.length === 0) {
 const limit = wanted.length === 0 ? ['--test-timeout=300000'] : [];
 const notes = mkdtempSync(join(tmpdir(), 'pagefault-tests-'));
 
+/**
+ * The test file of a test that failed. What a test is made by the runner calls its file, also where that is a helper that
+ * makes one for each backend; then the stack of what was thrown leads to it, or the only file that has the title.
+ */
+function fileOf({ name, file, error }) {
+  const own = relative(root, file);
+  if (files.includes(own)) return own;
+  const thrown = files.filter((candidate) => error.includes(`${candidate}:`));
+  if (thrown.length === 1) return thrown[0];
+  const title = name.replace(/ \[[^[\]]*\]$/, '');
+  const titled = files.filter((candidate) => readFileSync(join(root, candidate), 'utf8').includes(title));
+  return titled.length === 1 ? titled[0] : own;
+}
+
 /** Runs test files, so many at a time: the runner's exit code, and what failed (paths relative to the project). */
 function run(names, concurrency) {
   const list = join(notes, 'failures');
@@ -63,8 +77,8 @@ function run(names, concurrency) {
     .filter(Boolean)
     .map((line) => JSON.parse(line));
   for (const failure of failed) {
-    failure.file = relative(root, failure.file);
     failure.ofFile = resolve(root, failure.name) === resolve(root, failure.file);
+    failure.file = fileOf(failure);
   }
   return { status: result.status ?? 1, failed };
 }
