@@ -11,6 +11,7 @@
 #include "chain.h"
 #include "crash.h"
 #include "install.h"
+#include "library.h"
 #include "report.h"
 
 #include <errno.h>
@@ -19,11 +20,6 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#if defined(__GLIBC__)
-#include <dlfcn.h>
-#pragma weak _dl_find_object /* 2.35; the only one of its kind that may be called in a handler, and takes no lock */
-#endif
 
 #define KNOWN 64   /* a handler that is put over ours again and again is one of them */
 #define LEVELS 8   /* bytes of a chain's word, from the first handler up: number of the entry + 1, 0 for none */
@@ -37,7 +33,7 @@ typedef struct trail {
 } trail_t;
 
 static struct sigaction known[KNOWN];
-static void *libraries[KNOWN]; /* that they are in */
+static const void *libraries[KNOWN]; /* that they are in */
 static uint8_t codes[KNOWN][32]; /* how they begin: another library may come to the same place */
 static size_t known_count, recycled; /* by the pushing thread */
 static _Atomic uint64_t chains[PF_SIGNALS];
@@ -123,16 +119,9 @@ static uintptr_t code_of(const struct sigaction *action) {
 }
 
 /* Where it begins; NULL: none, or it cannot be known here. */
-static void *library_of(uintptr_t code) {
-#if defined(DLFO_STRUCT_HAS_EH_DBASE)
-  struct dl_find_object found;
-  void *addr;
-  memcpy(&addr, &code, sizeof addr);
-  return _dl_find_object != NULL && _dl_find_object(addr, &found) == 0 ? found.dlfo_map_start : NULL;
-#else
-  (void)code;
-  return NULL;
-#endif
+static const void *library_of(uintptr_t code) {
+  pf_library_t library;
+  return pf_library_at(code, &library) == PF_LIBRARY_FOUND ? library.start : NULL;
 }
 
 /* As much of it as lies in one page. */

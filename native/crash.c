@@ -6,6 +6,7 @@
  * their handlers; only then the default action is put in place. If the process lives on after all (the instruction did not fault again) they go on.
  */
 #include "crash.h"
+#include "library.h"
 #include "thread.h"
 
 #include <pthread.h>
@@ -17,11 +18,6 @@
 #define END_NS 1000000000ULL
 #define SETTLE_EXPECTED_NS 2000000ULL /* before it is known to be a crash */
 #define END_EXPECTED_NS 50000000ULL   /* the handler may leave by siglongjmp */
-
-#if defined(__GLIBC__)
-#include <dlfcn.h>
-#pragma weak _dl_find_object /* 2.35; the only one of its kind that may be called in a handler */
-#endif
 
 /* The thread that is dying, and until when: if it is still there then, it is not. 0: none. One word, so that nobody takes the place of one that has only just
  * begun: units of a millisecond, more or less, and the tid in the low bits (PID_MAX_LIMIT is 2^22). */
@@ -54,20 +50,9 @@ static void settle(uint64_t settle_ns, uint64_t end_ns) {
   pf_sleep_until(now + settle_ns);
 }
 
-static bool is_compiled_code(uintptr_t instruction) {
-#if defined(DLFO_STRUCT_HAS_EH_DBASE)
-  struct dl_find_object found;
-  void *addr;
-  memcpy(&addr, &instruction, sizeof addr);
-  return _dl_find_object != NULL && _dl_find_object(addr, &found) == 0;
-#else
-  (void)instruction;
-  return false;
-#endif
-}
-
 bool pf_crash_expected(uintptr_t instruction) {
-  if (!is_compiled_code(instruction)) {
+  pf_library_t library;
+  if (pf_library_at(instruction, &library) != PF_LIBRARY_FOUND) {
     return false;
   }
   settle(SETTLE_EXPECTED_NS, END_EXPECTED_NS);

@@ -1,4 +1,5 @@
 /* Reports on stderr: see report.h. No stdio and no allocation; each report is one write, so that threads do not interleave. */
+#include "library.h"
 #include "report.h"
 
 #include <errno.h>
@@ -148,6 +149,22 @@ static const char *hint_of(const pf_crash_t *crash) {
                                               : "its pages are there or can be loaded: somebody has changed the mapping or its protection";
 }
 
+/* For addr2line and people. */
+static void say_library(uintptr_t instruction) {
+  pf_library_t library;
+  pf_library_found_t found = pf_library_at(instruction, &library);
+  if (found == PF_LIBRARY_NONE) {
+    say(" (no library's: JavaScript's or WebAssembly's, or none at all)");
+  } else if (found == PF_LIBRARY_FOUND) {
+    const char *name = strrchr(library.path, '/');
+    say(" (");
+    say(library.path[0] == '\0' ? "the program" : name == NULL ? library.path : name + 1);
+    say("+");
+    say_number(instruction - library.bias, 16);
+    say(")");
+  }
+}
+
 void pf_report_crash(const pf_crash_t *crash) {
   static uintptr_t told; /* the instruction that has been reported: it faults again */
   if (!begin()) {
@@ -172,6 +189,7 @@ void pf_report_crash(const pf_crash_t *crash) {
     say(crash->access);
     say(" by the instruction at ");
     say_number(crash->instruction, 16);
+    say_library(crash->instruction);
     say("\n");
     say_where(crash);
     say("\n  hint:    ");

@@ -32,8 +32,14 @@ const crashes: Record<string, readonly [NodeJS.Signals, RegExp | false]> = {
   'stack overflow': ['SIGSEGV', false],
   SIGSEGV: ['SIGSEGV', false],
   SIGBUS: ['SIGBUS', false],
-  'guard page': ['SIGSEGV', /, a read by [\s\S]*where: +5 bytes behind its end\n/],
-  'jump into it': ['SIGSEGV', /, a jump by [\s\S]*where: +inside, at offset 0\n[\s\S]*never executable/],
+  'guard page': [
+    'SIGSEGV',
+    /, a read by the instruction at 0x[0-9a-f]+ \([\w.-]+\.node\+0x[0-9a-f]{1,5}\)\n[\s\S]*where: +5 bytes behind its end\n/,
+  ],
+  'jump into it': [
+    'SIGSEGV',
+    /, a jump by the instruction at 0x[0-9a-f]+ \(no library's: [\s\S]*where: +inside, at offset 0\n[\s\S]*never executable/,
+  ],
   closed: ['SIGSEGV', /where: +inside, at offset 12289, which was closed \d+ ms ago\n/],
   unmapped: ['SIGSEGV', /where: +inside, at offset 20480\n[\s\S]*somebody has changed/],
 };
