@@ -16,7 +16,7 @@ const gc = runInNewContext('gc') as () => void;
 
 /** Garbage is collected all the time, until it has settled. */
 async function collecting<T>(work: () => Promise<T>): Promise<T> {
-  const timer = setInterval(gc, 3);
+  const timer = setInterval(gc, 20);
   try {
     return await work();
   } finally {
