@@ -8,8 +8,8 @@
  * The kernel frees a table only when the whole of it is dropped at once (6.14, CONFIG_PT_RECLAIM); before that, tables only count.
  */
 #include "engine.h"
+#include "task.h"
 
-#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -68,15 +68,9 @@ void pf_block_enter(pf_region_t *region, uint64_t page) {
 /* VmPTE of this process in KiB; -1 if it cannot be read. Handler-safe. */
 static long tables_now(void) {
   char text[2048];
-  int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
-  ssize_t len = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-  if (fd >= 0) {
-    close(fd);
-  }
-  if (len <= 0) {
+  if (pf_task_read(getpid(), "status", text, sizeof text) < 0) {
     return -1;
   }
-  text[len] = '\0';
   const char *at = strstr(text, "VmPTE:");
   long kib = 0;
   for (at = at == NULL ? "" : at + 6; *at == ' ' || *at == '\t'; at++) {

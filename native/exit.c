@@ -9,10 +9,9 @@
  * Who looks is the guard's thread: the waiting thread may be stuck in a read of its store. The waiters look only where the guard is missing. While the main
  * thread still runs listeners of 'exit' it is left alone, and its own faults are answered as ever: its Workers run until it joins them.
  */
+#include "task.h"
 #include "thread.h"
 
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -46,18 +45,11 @@ static bool is_main(void) { return syscall(SYS_gettid) == getpid(); }
  * *whom: the number of the thread that it joins, with glibc, where the kernel wakes whoever joins: that takes a futex that processes could share, so that no lock
  * and no condition variable is taken for it, whatever number it holds. 0: it waits for something else. -1: it does not say. */
 static bool main_sleeps(long *whom) {
-  char path[48], text[128], *at = text;
-  snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)getpid());
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  ssize_t len = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-  if (fd >= 0) {
-    close(fd);
-  }
+  char text[128], *at = text;
   *whom = -1;
-  if (len <= 0) {
+  if (pf_task_read(getpid(), "syscall", text, sizeof text) < 0) {
     return true;
   }
-  text[len] = '\0';
   if (strtol(at, &at, 10) != SYS_futex || at == text) {
     return false;
   }
@@ -71,16 +63,13 @@ static bool main_sleeps(long *whom) {
 /* The main thread waits for another one to end. Sleeping on a futex alone says less: on a busy machine a garbage collection may take as long. */
 static bool main_joins(void) {
   long whom;
-  char path[48];
   if (!main_sleeps(&whom)) {
     return false;
   }
 #if defined(__GLIBC__)
-  snprintf(path, sizeof path, "/proc/self/task/%ld", whom);
-  return whom == -1 || (whom > 0 && access(path, F_OK) == 0);
+  return whom == -1 || (whom > 0 && !pf_task_has_ended((pid_t)whom));
 #else
-  (void)path; /* musl sleeps on a word that says nothing */
-  return true;
+  return true; /* musl sleeps on a word that says nothing */
 #endif
 }
 

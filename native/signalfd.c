@@ -10,10 +10,10 @@
 #include "process.h"
 
 #include "sync.h"
+#include "task.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -99,21 +99,13 @@ static uint64_t field_of(const char *text, const char *name) {
   return at == NULL ? 0 : strtoull(at + strlen(name), NULL, 16);
 }
 
-/* 1, or 0: the thread has ended. */
+/* 1, or 0: the thread has ended. -errno: it cannot be told. */
 static int masks_of(pid_t thread, thread_masks_t *out) {
-  char path[64], text[4096];
-  snprintf(path, sizeof path, "/proc/self/task/%d/status", (int)thread);
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) {
-    return errno == ENOENT || errno == ESRCH ? 0 : -errno;
+  char text[4096];
+  ssize_t len = pf_task_read(thread, "status", text, sizeof text);
+  if (len < 0) {
+    return pf_task_has_ended(thread) ? 0 : (int)len;
   }
-  ssize_t len = read(fd, text, sizeof text - 1);
-  int err = len < 0 && errno != ESRCH ? -errno : 0;
-  close(fd);
-  if (len <= 0) {
-    return err;
-  }
-  text[len] = '\0';
   *out = (thread_masks_t){.blocked = field_of(text, "\nSigBlk:"), .pending = field_of(text, "\nSigPnd:")};
   return 1;
 }
@@ -226,7 +218,13 @@ static ssize_t list_threads(void) {
     return -errno;
   }
   ssize_t count = 0;
-  for (struct dirent *entry = readdir(tasks); entry != NULL && count >= 0; entry = readdir(tasks)) {
+  for (;;) {
+    errno = 0; /* what tells an end from a failure */
+    struct dirent *entry = readdir(tasks);
+    if (entry == NULL) {
+      count = errno == 0 ? count : -errno;
+      break;
+    }
     pid_t thread = (pid_t)atoi(entry->d_name);
     if (thread <= 0) {
       continue;

@@ -1,10 +1,9 @@
 /* The table of threads: see thread.h. A set is one cache line of keys; a place is only ever written by its own thread. What it waits for may be read by any. */
+#include "task.h"
 #include "thread.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -166,14 +165,9 @@ bool pf_thread_waits(size_t index, pf_serving_t *out) {
 }
 
 bool pf_thread_in_call(int tid) {
-  char path[48], text[32];
-  snprintf(path, sizeof path, "/proc/self/task/%d/syscall", tid);
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  ssize_t len = fd < 0 ? -1 : read(fd, text, sizeof text);
-  if (fd >= 0) {
-    close(fd);
-  }
-  return len > 0 && text[0] >= '0' && text[0] <= '9'; /* else "-1 ...", "running" */
+  char text[32];
+  ssize_t len = pf_task_read(tid, "syscall", text, sizeof text);
+  return len < 0 ? !pf_task_has_ended(tid) : text[0] >= '0' && text[0] <= '9'; /* else "-1 ...", "running" */
 }
 
 int pf_thread_start_detached(void *(*run)(void *data), void *data, size_t stack) {

@@ -65,7 +65,7 @@ pf_thread_t *pf_thread_begin_wait(const pf_region_t *region, uint64_t page, pf_w
 void pf_thread_end_wait(pf_thread_t *thread);
 /* Which of the PF_THREADS_MAX places it is. */
 size_t pf_thread_index(const pf_thread_t *thread);
-/* The thread waits in a system call, as /proc tells. False where it does not say. Not in a handler. */
+/* The thread waits in a system call, as /proc tells, or may do so: /proc does not say. Not in a handler. */
 bool pf_thread_in_call(int tid);
 /* Starts a thread of ours: with every signal masked, joined by nobody. `stack`: bytes, 0 for as many as the C library gives. 0 or -errno. Not in a handler. */
 int pf_thread_start_detached(void *(*run)(void *data), void *data, size_t stack);

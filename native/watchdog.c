@@ -6,11 +6,11 @@
  * What is told is kept in a small table, for the event 'stall', for the line on stderr, and for the error of the page when its deadline comes.
  */
 #include "records.h"
+#include "task.h"
 #include "thread.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -61,22 +61,9 @@ bool pf_watchdog_runs_javascript(int tid) {
   return found;
 }
 
-/* The first bytes of a file of /proc about a thread. False: there is none, or no descriptor left. */
-static bool read_task(int tid, const char *file, char *text, size_t size) {
-  char path[64];
-  snprintf(path, sizeof path, "/proc/self/task/%d/%s", tid, file);
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  ssize_t got = fd < 0 ? -1 : read(fd, text, size - 1);
-  if (fd >= 0) {
-    close(fd);
-  }
-  text[got > 0 ? got : 0] = '\0';
-  return got > 0;
-}
-
 static bool is_named_pool(int tid) {
   char name[32];
-  return read_task(tid, "comm", name, sizeof name) && strncmp(name, "libuv-worker", 12) == 0; /* libuv 1.50 */
+  return pf_task_read(tid, "comm", name, sizeof name) > 0 && strncmp(name, "libuv-worker", 12) == 0; /* libuv 1.50 */
 }
 
 /* The thread that waits with this number. */
@@ -119,12 +106,14 @@ static double seconds(uint64_t now, uint64_t since) { return since < now ? (doub
 /* What the kernel says of a thread that ought to answer. True: it waits for something. */
 static bool say_thread(char *text, int tid) {
   char stat[256], call[64];
-  const char *state = read_task(tid, "stat", stat, sizeof stat) ? strrchr(stat, ')') : NULL;
+  ssize_t got = pf_task_read(tid, "stat", stat, sizeof stat);
+  const char *state = got > 0 ? strrchr(stat, ')') : NULL;
   if (state == NULL) {
-    say(text, "; its thread has ended");
-    return false;
+    bool ended = pf_task_has_ended(tid);
+    say(text, ended ? "; its thread has ended" : "; what its thread does cannot be seen (errno %d in /proc)", (int)-got);
+    return !ended;
   }
-  bool readable = read_task(tid, "syscall", call, sizeof call) && call[0] >= '0' && call[0] <= '9';
+  bool readable = pf_task_read(tid, "syscall", call, sizeof call) > 0 && call[0] >= '0' && call[0] <= '9';
   long number = readable ? strtol(call, NULL, 10) : -1;
   if (state[2] == 'R') {
     say(text, "; it is running code");
