@@ -7,17 +7,6 @@
 
 #include <sys/socket.h>
 
-static int count_fds(void) {
-  int count = 0;
-  DIR *folder = opendir("/proc/self/fd");
-  must(folder != NULL, "/proc/self/fd");
-  while (readdir(folder) != NULL) {
-    count++;
-  }
-  closedir(folder);
-  return count;
-}
-
 static void pair(int sockets[2]) { must(pf_unix_pair(sockets) == 0, "socketpair"); }
 
 static void close_pair(const int sockets[2]) {
@@ -27,7 +16,8 @@ static void close_pair(const int sockets[2]) {
 
 static void bytes_and_descriptors(pf_backend_t backend) {
   (void)backend;
-  int before = count_fds(), sockets[2], fds[PF_FDS_MAX], count = -7;
+  unsigned before = count_descriptors();
+  int sockets[2], fds[PF_FDS_MAX], count = -7;
   uint8_t got[64];
   pair(sockets);
   EXPECT_EQ(pf_unix_receive(sockets[1], got, sizeof got, fds, PF_FDS_MAX, &count), -EAGAIN);
@@ -46,7 +36,7 @@ static void bytes_and_descriptors(pf_backend_t backend) {
   EXPECT_EQ(pf_unix_receive(sockets[1], got, sizeof got, fds, PF_FDS_MAX, &count), 0);
   EXPECT_EQ(pf_unix_send(sockets[1], got, 1, NULL, 0), -EPIPE);
   close(sockets[1]);
-  EXPECT_EQ(count_fds(), before);
+  EXPECT_EQ(count_descriptors(), before);
 }
 
 static void cut_off(pf_backend_t backend) {
@@ -54,7 +44,7 @@ static void cut_off(pf_backend_t backend) {
   int sockets[2], sent[PF_FDS_MAX + 1], fds[PF_FDS_MAX], count;
   uint8_t got[8] = {0};
   pair(sockets);
-  int before = count_fds();
+  unsigned before = count_descriptors();
   for (int i = 0; i <= PF_FDS_MAX; i++) {
     sent[i] = sockets[i & 1];
   }
@@ -68,7 +58,7 @@ static void cut_off(pf_backend_t backend) {
       for (int i = 0; i < count; i++) {
         close(fds[i]);
       }
-      EXPECT_EQ(count_fds(), before);
+      EXPECT_EQ(count_descriptors(), before);
     }
   }
   EXPECT_EQ(pf_unix_send(sockets[0], got, 1, (int[]){-1}, 1), -EBADF);
@@ -80,17 +70,18 @@ static void message_cut_off(pf_backend_t backend) {
   int sockets[2], fds[4], count;
   uint8_t bytes[16] = {0};
   must(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) == 0, "socketpair");
-  int before = count_fds();
+  unsigned before = count_descriptors();
   EXPECT_EQ(pf_unix_send(sockets[0], bytes, 16, sockets, 2), 16);
   EXPECT_EQ(pf_unix_receive(sockets[1], bytes, 8, fds, 4, &count), 8);
   EXPECT_EQ(count, PF_RECEIVED_CUT_BYTES);
-  EXPECT_EQ(count_fds(), before);
+  EXPECT_EQ(count_descriptors(), before);
   close_pair(sockets);
 }
 
 static void paths(pf_backend_t backend) {
   (void)backend;
-  int before = count_fds(), type;
+  unsigned before = count_descriptors();
+  int type;
   int64_t who[3];
   uint64_t made[2], other[2] = {1, 1};
   bool listening;
@@ -133,7 +124,7 @@ static void paths(pf_backend_t backend) {
   int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
   EXPECT_EQ(pf_unix_kind(file, &type, &listening), -ENOTSOCK);
   close(file);
-  EXPECT_EQ(count_fds(), before);
+  EXPECT_EQ(count_descriptors(), before);
 }
 
 int main(void) {

@@ -168,16 +168,6 @@ static void stop(pager_t *pager) {
   close(pager->fd);
 }
 
-static unsigned count_fds(void) {
-  unsigned count = 0;
-  DIR *folder = opendir("/proc/self/fd");
-  while (readdir(folder) != NULL) {
-    count++;
-  }
-  closedir(folder);
-  return count;
-}
-
 /* The first byte that is not the store's, or len. */
 UNWATCHED static uint64_t wrong_byte(const void *memory, uint64_t offset, size_t len, int version) {
   const volatile uint8_t *bytes = memory;
@@ -202,7 +192,7 @@ static void serves_pages(pf_backend_t backend) {
   (void)backend;
   pager_t pager;
   void *memory;
-  unsigned fds = count_fds();
+  unsigned fds = count_descriptors();
   start_with(&pager, 0, 0, 0);
   EXPECT(getenv("PAGEFAULT_GUEST_FD") == NULL);
   EXPECT_EQ(pagefault_guest_connect(&guest), -EISCONN);
@@ -227,7 +217,7 @@ static void serves_pages(pf_backend_t backend) {
   EXPECT(soon(&pager.unmaps, 1));
   stop(&pager);
   EXPECT_EQ(pagefault_guest_connect(&guest), -ENOENT);
-  EXPECT_EQ(count_fds(), fds);
+  EXPECT_EQ(count_descriptors(), fds);
 }
 
 static void *memory_of(unsigned kind, size_t len) {
@@ -333,7 +323,7 @@ static void refused_is_undone(pf_backend_t backend) {
   (void)backend;
   pager_t pager;
   start_with(&pager, 0, 0, 0);
-  unsigned fds = count_fds();
+  unsigned fds = count_descriptors();
   static const int answers[] = {EPERM, -1};
   for (int i = 0; i < 2; i++) {
     pagefault_guest_stage stage = PAGEFAULT_GUEST_AT_ARGUMENTS;
@@ -354,7 +344,7 @@ static void refused_is_undone(pf_backend_t backend) {
     EXPECT_EQ(wrong_byte(memory, 0, 4 * PAGE, 0), 4 * PAGE);
     EXPECT_EQ(pagefault_guest_unpage(&guest, memory), 0);
   }
-  EXPECT_EQ(count_fds(), fds + 2); /* the pager's, of the two that were served */
+  EXPECT_EQ(count_descriptors(), fds + 2); /* the pager's, of the two that were served */
   stop(&pager);
 }
 
@@ -409,7 +399,7 @@ static void wrong_hellos(pf_backend_t backend) {
       {0, 'Q', 64, -EPROTO}, {4, 2, 64, -EPROTO},     {8, 2, 64, -EPROTONOSUPPORT}, {24, 3, 64, -EPROTO},
       {0, 'P', 32, -ETIMEDOUT}, {0, 'P', 0, -ETIMEDOUT},
   };
-  unsigned fds = count_fds();
+  unsigned fds = count_descriptors();
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     hello(message, 0, 0, 0);
     message[cases[i].at] = (uint8_t)cases[i].value;
@@ -431,7 +421,7 @@ static void wrong_hellos(pf_backend_t backend) {
     EXPECT(getenv("PAGEFAULT_GUEST_FD") == NULL);
     EXPECT_EQ(close(file), 0); /* not ours: not closed */
   }
-  EXPECT_EQ(count_fds(), fds);
+  EXPECT_EQ(count_descriptors(), fds);
 }
 
 static void the_wished_page_size(pf_backend_t backend) {
