@@ -616,8 +616,7 @@ bool pf_page_ensure(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_
   return there;
 }
 
-/* For a function that the thread has called, so that it is seen to wait. */
-static bool ensure_for_call(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_t *why) {
+bool pf_page_ensure_for_call(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_t *why) {
   if ((atomic_load(&region->states[page]) & PF_STATE) == PF_PRESENT) {
     return pf_page_ensure(region, page, wait, why);
   }
@@ -639,7 +638,7 @@ bool pf_region_copy_out(pf_region_t *region, uint64_t offset, uint8_t *into, siz
       *why = (pf_why_t){.code = PF_E_NO_MEMORY};
       return false;
     }
-    bool there = ensure_for_call(region, page, &wait, why);
+    bool there = pf_page_ensure_for_call(region, page, &wait, why);
     if (there) {
       memcpy(into + done, region->base + offset + done, part);
     }

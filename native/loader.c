@@ -40,13 +40,16 @@ static pf_job_t *take(lane_t *lane) {
   return job;
 }
 
+/* Pages that were brought together with one before them cost no look at the clock. */
 static void load(pf_job_t *job) {
   pf_region_t *region = job->region;
-  uint64_t reported = pf_now_ns();
+  uint64_t now = pf_now_ns(), reported = now;
   for (uint64_t page = job->first; page < job->end; page++) {
     uint64_t left = job->end - page;
+    bool present = (atomic_load(&region->states[page]) & PF_STATE) == PF_PRESENT;
+    now = present ? now : pf_now_ns();
     pf_wait_t wait = {
-        .deadline_ns = pf_now_ns() + region->timeout_ns,
+        .deadline_ns = now + region->timeout_ns,
         .cancel = &job->cancel,
         .heal = true,
         .background = true,
@@ -57,15 +60,12 @@ static void load(pf_job_t *job) {
       job->why = (pf_why_t){.code = PF_E_ABORTED};
       return;
     }
-    pf_thread_t *thread = pf_thread_begin_wait(region, page, &wait);
-    bool there = pf_page_ensure(region, page, &wait, &job->why);
-    pf_thread_end_wait(thread);
-    if (!there) {
+    if (!pf_page_ensure_for_call(region, page, &wait, &job->why)) {
       return;
     }
     atomic_fetch_add(&job->pages_done, 1);
-    if (job->progress != NULL && pf_now_ns() - reported > 50000000ULL) {
-      reported = pf_now_ns();
+    if (job->progress != NULL && now - reported > 50000000ULL) {
+      reported = now;
       job->progress(job);
     }
   }

@@ -43,6 +43,8 @@ static inline void pf_note_doing(const pf_wait_t *wait, pf_doing_t doing) {
 
 /* Makes the page present. False with the reason: then the page is FAILED (of a store's reasons) or as it was. */
 bool pf_page_ensure(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_t *why);
+/* The same for a function that the thread has called, not in a handler: it is seen to wait. */
+bool pf_page_ensure_for_call(pf_region_t *region, uint64_t page, pf_wait_t *wait, pf_why_t *why);
 /* The reason of a page that is FAILED. */
 void pf_page_why_failed(const pf_region_t *region, uint64_t page, pf_why_t *why);
 /* Opens a FAILED page with zeroes: only for unreadable: 'zero'. False: the kernel refuses. */

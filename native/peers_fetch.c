@@ -55,10 +55,7 @@ bool pf_peers_load(pf_region_t *region, uint64_t first, uint64_t end, uint64_t d
       *why = (pf_why_t){.code = PF_E_BUDGET, .err = -err};
       break;
     }
-    pf_thread_t *thread = pf_thread_begin_wait(region, page, &wait);
-    bool there = pf_page_ensure(region, page, &wait, why);
-    pf_thread_end_wait(thread);
-    if (!there) {
+    if (!pf_page_ensure_for_call(region, page, &wait, why)) {
       pf_page_unhold(region, page);
       break;
     }
