@@ -276,16 +276,10 @@ static void at_random(pf_backend_t backend) {
 
 /* --- with several threads ------------------------------------------------------------------------------------------------------------------ */
 
-typedef struct {
-  pthread_t thread;
-  stage_t stage;
-  uint64_t seed;
-} player_t;
-
-static void *play_thread(void *data) {
-  player_t *player = data;
-  play(&player->stage, player->seed, 60);
-  return NULL;
+static void play_sixty(void *data, unsigned number, uint64_t seed) {
+  stage_t stage = *(const stage_t *)data;
+  (void)number;
+  play(&stage, seed, 60);
 }
 
 static void many_at_random(pf_backend_t backend) {
@@ -294,17 +288,10 @@ static void many_at_random(pf_backend_t backend) {
   uint64_t seed = pf_now_ns() | 1;
   for (int round = 0; round < 6; round++) {
     stage_t stage = open_stage(backend, round % KINDS, &store);
-    player_t players[3];
     int before = atomic_load(&unmet);
     atomic_store(&dice, seed);
     arm(-1, 20, 0, 0);
-    for (int i = 0; i < 3; i++) {
-      players[i] = (player_t){.stage = stage, .seed = random_next(&seed)};
-      must(pthread_create(&players[i].thread, NULL, play_thread, &players[i]) == 0, "a thread");
-    }
-    for (int i = 0; i < 3; i++) {
-      pthread_join(players[i].thread, NULL);
-    }
+    play_together(3, play_sixty, &stage, &seed);
     disarm();
     expect_sound(&stage);
     close_stage(&stage);

@@ -188,35 +188,17 @@ static void each_call_once(void) {
   }
 }
 
-typedef struct {
-  pthread_t thread;
-  stage_t *stage;
-  unsigned slot;
-  uint64_t seed;
-} player_t;
-
-static void *play_thread(void *data) {
-  player_t *player = data;
-  play(player->stage, player->slot, player->seed, SLOW ? 40 : 150);
-  return NULL;
-}
+static void play_slot(void *stage, unsigned slot, uint64_t seed) { play(stage, slot, seed, SLOW ? 40 : 150); }
 
 /* `odds` 1: all the time. `how` 0: in any way. */
 static void under_threads(int call, unsigned odds, int how) {
   uint64_t seed = pf_now_ns() | 1;
-  player_t players[SLOTS];
   stage_t *stage = open_stage();
   int before = atomic_load(&unmet);
   snprintf(plan, sizeof plan, "seed %llu", (unsigned long long)seed);
   atomic_store(&dice, seed);
   arm(call, odds, 0, how);
-  for (unsigned i = 0; i < SLOTS; i++) {
-    players[i] = (player_t){.stage = stage, .slot = i, .seed = random_next(&seed)};
-    must(pthread_create(&players[i].thread, NULL, play_thread, &players[i]) == 0, "a thread");
-  }
-  for (unsigned i = 0; i < SLOTS; i++) {
-    pthread_join(players[i].thread, NULL);
-  }
+  play_together(SLOTS, play_slot, stage, &seed);
   /* A service thread that was busy all the time has hardly ever gone to sleep. */
   for (uint64_t end = pf_now_ns() + LONG_MS * MS; !has_failed(NULL) && pf_now_ns() < end; pf_sleep_until(pf_now_ns() + MS)) {
     stage_page(stage->region, 0);

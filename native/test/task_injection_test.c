@@ -92,31 +92,17 @@ static void *touch_third(void *data) {
   return NULL;
 }
 
-typedef struct {
-  uint64_t region, serial;
-  pf_stall_t stall;
-} search_t;
-
-static bool is_told(void *argument) {
-  search_t *search = argument;
-  sigset_t before;
-  pf_mask_signals(&before);
-  bool found = pf_stall_next(search->region, search->serial, &search->stall);
-  pf_restore_signals(&before);
-  return found;
-}
-
 /* A late page is told of, whatever cannot be looked at; that a thread lives is known all the same. */
 static void late(pf_backend_t backend, call_t call, int how) {
   pf_region_t *region = open_region(backend, file_source(8 * PAGE), 8 * PAGE, OPTIONS(.stall_after_ms = 10, .poll_ms = 50));
-  search_t search = {.region = atomic_load(&region->id), .serial = pf_stall_serial()};
+  stall_search_t search = {.region = atomic_load(&region->id), .serial = pf_stall_serial()};
   char wanted[80];
   pthread_t thread;
   snprintf(wanted, sizeof wanted, "what its thread does cannot be seen (errno %d in /proc)", how);
   atomic_store(&held, 1);
   arm(call, 1, 0, how);
   must(pthread_create(&thread, NULL, touch_third, region) == 0, "a thread");
-  EXPECT(wait_until(is_told, &search, LONG_MS));
+  EXPECT(wait_until(is_told_late, &search, LONG_MS));
   EXPECT(strstr(search.stall.doing, "the read of the store has not returned; ") == search.stall.doing);
   EXPECT(strstr(search.stall.doing, wanted) != NULL);
   EXPECT(strstr(search.stall.doing, "ended") == NULL);

@@ -31,20 +31,6 @@ static void *touch_one(void *data) {
   return NULL;
 }
 
-typedef struct {
-  uint64_t region, serial;
-  pf_stall_t stall;
-} search_t;
-
-static bool is_told(void *argument) {
-  search_t *search = argument;
-  sigset_t before;
-  pf_mask_signals(&before);
-  bool found = pf_stall_next(search->region, search->serial, &search->stall);
-  pf_restore_signals(&before);
-  return found;
-}
-
 static bool nobody_waits(void) {
   pf_serving_t serving;
   for (size_t i = 0; i < PF_THREADS_MAX; i++) {
@@ -58,10 +44,10 @@ static bool nobody_waits(void) {
 static void late(pf_backend_t backend, bool raw) {
   pf_region_t *region = open_region(backend, file_source(8 * PAGE), 8 * PAGE, OPTIONS(.stall_after_ms = 20, .poll_ms = 100));
   toucher_t toucher = {.region = region, .offset = 3 * PAGE + 5, .raw = raw};
-  search_t search = {.region = atomic_load(&region->id), .serial = pf_stall_serial()};
+  stall_search_t search = {.region = atomic_load(&region->id), .serial = pf_stall_serial()};
   atomic_store(&held, 1);
   must(pthread_create(&toucher.thread, NULL, touch_one, &toucher) == 0, "a thread");
-  EXPECT(wait_until(is_told, &search, 30000));
+  EXPECT(wait_until(is_told_late, &search, 30000));
   EXPECT_EQ(search.stall.page, 3);
   EXPECT(search.stall.waited_ns >= 20 * MS);
   EXPECT(strstr(search.stall.doing, "the read of the store has not returned; it ") == search.stall.doing); /* the thread that reads, whoever waits for it */

@@ -374,18 +374,7 @@ static void each_call_often(void) {
   }
 }
 
-typedef struct {
-  pthread_t thread;
-  stage_t *stage;
-  unsigned slot;
-  uint64_t seed;
-} player_t;
-
-static void *play_thread(void *data) {
-  player_t *player = data;
-  play(player->stage, player->slot, player->seed, SLOW ? 40 : 80);
-  return NULL;
-}
+static void play_slot(void *stage, unsigned slot, uint64_t seed) { play(stage, slot, seed, SLOW ? 40 : 80); }
 
 static void at_random(unsigned threads, uint64_t budget_ns) {
   uint64_t seed = pf_now_ns() | 1, end = pf_now_ns() + budget_ns;
@@ -395,18 +384,11 @@ static void at_random(unsigned threads, uint64_t budget_ns) {
     static const unsigned odds[] = {4, 12, 60};
     snprintf(plan, sizeof plan, "seed %llu", (unsigned long long)seed);
     stage_t *stage = open_stage();
-    player_t players[SLOTS];
     int before = atomic_load(&unmet);
     atomic_store(&dice, seed);
     uint64_t used = seed;
     arm(-1, odds[round % 3], 0, 0);
-    for (unsigned i = 0; i < threads; i++) {
-      players[i] = (player_t){.stage = stage, .slot = i, .seed = random_next(&seed)};
-      must(pthread_create(&players[i].thread, NULL, play_thread, &players[i]) == 0, "a thread");
-    }
-    for (unsigned i = 0; i < threads; i++) {
-      pthread_join(players[i].thread, NULL);
-    }
+    play_together(threads, play_slot, stage, &seed);
     disarm();
     expect_nothing_lost(stage);
     close_stage(stage);

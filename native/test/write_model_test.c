@@ -242,19 +242,11 @@ static void one_thread(void) {
 
 #define THREADS 3
 
-typedef struct {
-  pthread_t thread;
-  rig_t *rig;
-  uint64_t number, seed;
-} player_t;
-
-static void *play(void *data) {
-  player_t *player = data;
-  rig_t *rig = player->rig;
-  uint64_t seed = player->seed;
+static void play(void *stage, unsigned number, uint64_t seed) {
+  rig_t *rig = stage;
   for (int i = 0; i < 150; i++) {
     uint64_t first = random_next(&seed) % rig->pages, end = first + 1 + random_next(&seed) % (rig->pages - first);
-    uint64_t at = first * rig->size + random_next(&seed) % (rig->size / THREADS) * THREADS + player->number;
+    uint64_t at = first * rig->size + random_next(&seed) % (rig->size / THREADS) * THREADS + number;
     uint8_t value = (uint8_t)random_next(&seed);
     switch (random_next(&seed) % 16) {
       case 0:
@@ -287,7 +279,6 @@ static void *play(void *data) {
         }
     }
   }
-  return NULL;
 }
 
 static void several_threads(void) {
@@ -295,14 +286,7 @@ static void several_threads(void) {
   while (pf_now_ns() < end && atomic_load(&unmet) == 0) {
     uint64_t began = seed;
     rig_t rig = open_rig(&seed);
-    player_t players[THREADS];
-    for (uint64_t i = 0; i < THREADS; i++) {
-      players[i] = (player_t){.rig = &rig, .number = i, .seed = random_next(&seed)};
-      must(pthread_create(&players[i].thread, NULL, play, &players[i]) == 0, "a thread");
-    }
-    for (uint64_t i = 0; i < THREADS; i++) {
-      pthread_join(players[i].thread, NULL);
-    }
+    play_together(THREADS, play, &rig, &seed);
     memset(rig.written, 1, sizeof rig.written);
     finish_rig(&rig);
     close_rig(&rig);
