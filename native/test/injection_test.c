@@ -5,6 +5,7 @@
  * Not under ThreadSanitizer: it must see the real mmap and munmap.
  */
 #include "inject.h"
+#include "players.h"
 
 /* --- which call fails ------------------------------------------------------------------------------------------------------- */
 

@@ -9,6 +9,7 @@
 #include "write_support.h"
 
 #include "inject.h"
+#include "players.h"
 
 #include <sys/ioctl.h>
 #include <sys/resource.h>

@@ -481,54 +481,6 @@ static inline pf_source_t pager_source(test_store_t *store) {
   return source;
 }
 
-/* --- several threads at once ---------------------------------------------------------------------------------------------------------- */
-
-#define PLAYERS_MAX 8
-
-typedef struct {
-  pthread_t thread;
-  void (*play)(void *stage, unsigned number, uint64_t seed);
-  void *stage;
-  unsigned number;
-  uint64_t seed;
-} player_t;
-
-static inline void *play_alone(void *data) {
-  player_t *player = data;
-  player->play(player->stage, player->number, player->seed);
-  return NULL;
-}
-
-/* So many threads play on one stage, each with a number and a seed of its own; returns when all have. */
-static inline void play_together(unsigned threads, void (*play)(void *stage, unsigned number, uint64_t seed), void *stage, uint64_t *seed) {
-  player_t players[PLAYERS_MAX];
-  must(threads <= PLAYERS_MAX, "places for players");
-  for (unsigned i = 0; i < threads; i++) {
-    players[i] = (player_t){.play = play, .stage = stage, .number = i, .seed = random_next(seed)};
-    must(pthread_create(&players[i].thread, NULL, play_alone, &players[i]) == 0, "a thread");
-  }
-  for (unsigned i = 0; i < threads; i++) {
-    pthread_join(players[i].thread, NULL);
-  }
-}
-
-/* --- late pages --------------------------------------------------------------------------------------------------------------------------- */
-
-/* The first that is told of a region after `serial`; for wait_until. */
-typedef struct {
-  uint64_t region, serial;
-  pf_stall_t stall;
-} stall_search_t;
-
-static inline bool is_told_late(void *argument) {
-  stall_search_t *search = argument;
-  sigset_t before;
-  pf_mask_signals(&before);
-  bool found = pf_stall_next(search->region, search->serial, &search->stall);
-  pf_restore_signals(&before);
-  return found;
-}
-
 /* --- what must not leak ------------------------------------------------------------------------------------------------------------ */
 
 static inline unsigned count_mappings(void) {

@@ -9,6 +9,7 @@
 
 #include "inject.h"
 #include "process.h"
+#include "stalls.h"
 #include "thread.h"
 
 #include <dirent.h>

@@ -1,6 +1,7 @@
 /* sanitizers: address,thread,none */
 /* Late pages of a store served in C, whose read does not return: told of while it is waited for, with the thread and what it is at, and right in the end. */
 #include "support.h"
+#include "stalls.h"
 
 #include "thread.h"
 

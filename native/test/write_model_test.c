@@ -5,6 +5,8 @@
  */
 #include "write_support.h"
 
+#include "players.h"
+
 #define MOST_PAGES 40
 
 typedef struct {
