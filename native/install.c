@@ -23,6 +23,7 @@
 #define NEAR 2048 /* bytes of stack between a handler and the frame that the kernel made for it */
 #define CODES_FROM (-128) /* si_code: the kernel's lie from SI_ASYNCNL, -60, to SI_KERNEL, 128 */
 #define CODES_TO 255
+#define ADDRESS_BITS 56 /* that a program can have, with five levels of page tables, too */
 
 static pf_lock_t lock;          /* not in a handler */
 static _Atomic unsigned wanted; /* how many of the handlers are needed so far */
@@ -98,7 +99,6 @@ static bool is_readable(const void *at) { return syscall(SYS_rt_sigprocmask, ~0,
 
 /* Registers of a program: no bits where the architecture has none, addresses that a program can have. Code, text and what a stack once held are not like that. */
 static bool is_machine_state(const ucontext_t *uc) {
-#define ADDRESS_BITS 56
 #if defined(__x86_64__)
   const greg_t *registers = uc->uc_mcontext.gregs;
   uint64_t sp = (uint64_t)registers[REG_RSP], pc = (uint64_t)registers[REG_RIP];

@@ -9,8 +9,6 @@
 #include "task.h"
 #include "thread.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
